@@ -43,8 +43,9 @@ ARROWS: dict[str, set[str]] = {
     "wireshark": {"wire", "capture", "packets"},
     "transport": {"wire", "capture", "view"},
     "broker": {"wire", "transport"},
-    "agent": {"wire", "capture", "kernel", "live", "view", "transport", "broker"},
-    "collector": {"wire", "capture", "transport", "broker"},
+    "metrics": {"wire", "transport"},
+    "agent": {"wire", "capture", "kernel", "live", "view", "transport", "broker", "metrics"},
+    "collector": {"wire", "capture", "transport", "broker", "metrics"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
 FOR_ALL = {"arguments", "errors", "hints", "interrupts", "kinds", "lazy", "native", "perfevents", "words"}

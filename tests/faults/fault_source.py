@@ -198,7 +198,10 @@ class Synthetic:
         return found
 
     def produced(self) -> dict[int, int]:
-        return {schema.id: self.counter.produced[schema.id] for schema in self.plan.schemas}
+        return {schema.id: self.produced_by(schema.id) for schema in self.plan.schemas}
+
+    def produced_by(self, probe: int) -> int:
+        return self.counter.produced[probe]
 
     def _probe(self, number: int) -> int:
         return number % len(self.plan.schemas) + 1

@@ -101,6 +101,18 @@ WRONG: dict[str, dict[str, Any]] = {
     "expired": {"begins": -3 * DAY, "ends": -DAY},
     "not yet good": {"begins": DAY, "ends": 3 * DAY},
 }
+LABELS = {
+    "self-signed": "unknown_ca",
+    "self-signed, a CA": "unknown_ca",
+    "expired": "expired",
+    "not yet good": "expired",
+    "of another host": "wrong_name",
+    "of nobody": "wrong_name",
+    "for clients": "bad_certificate",
+    "for servers": "bad_certificate",
+}
+"""What metrics call each."""
+
 WRONG_SERVER = WRONG | {
     "of another host": {"hosts": ("elsewhere.example", "10.9.8.7")},
     "of nobody": {"hosts": ("nobody",)},
@@ -123,6 +135,7 @@ def test_a_wrong_client_gets_no_session_and_others_do(
     assert "the other side" in str(heard[0])
     assert bad.peer.session.state is not State.ESTABLISHED
     assert not listener._half_open
+    assert net.loop.counted.keys() == {("handshake", LABELS[what]), ("connect", "certificate")}
 
 
 @pytest.mark.parametrize("what", WRONG_SERVER)
@@ -136,6 +149,10 @@ def test_a_wrong_server_hears_nothing_of_us(
     assert "certificate is not good" in str(heard[0])
     assert not net.hellos
     assert connector.peer.transport is None
+    heard_there = {"certificate", "unreachable"}  # its alert, or that the connection has ended
+    counted = net.loop.counted.keys()
+    assert ("handshake", LABELS[what]) in counted
+    assert {why for kind, why in counted if kind == "connect"} <= heard_there
 
 
 def test_another_ca_on_either_side(net: Any, tls: Callable[[str], TlsOptions], tmp_path: Path) -> None:

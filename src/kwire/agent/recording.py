@@ -27,6 +27,10 @@ class Recording:
     def start(self, sinks: Sequence[Sink]) -> None:
         """Let the command go, and move events to `sinks` from now on."""
         self.recorder.start(sinks)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Take turns from now on; the recorder has been started."""
         self.loop.add(self.recorder.fd, READ, self._ready)
         self._timer = self.loop.at(self.recorder.due, self._turn)
 

@@ -5,6 +5,8 @@ while its trace process goes on, whose events wait here meanwhile, in bounded me
 does the trace process, and the other way round; whatever one client does, the others are served.
 """
 
+from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -13,13 +15,19 @@ from kwire.agent.channel import Channel
 from kwire.agent.policy import Policy
 from kwire.agent.source import events_in
 from kwire.agent.trace_process import Launcher
+from kwire.capture import walk
 from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello
 from kwire.wire.frame import MASK, Type
+from kwire.wire.frames import Frames
+from kwire.wire.messages import losses_in
 from kwire.wire.session import Role, Session, Settings
+
+MOST_COUNTED: Final = 1 << 12
+"""Probes whose events are counted fast."""
 
 ENDING: Final = 10.0
 """Seconds that the traces have to end when the agent is stopped."""
@@ -148,6 +156,7 @@ class Client(Handler):
         assert self.peer is not None
         if type == Type.DATA:
             self._held.append(what)
+            self._server.relayed(what)
         elif type == Type.REPLY:
             self._traces = self._traces and "error" not in what
             self._server.traces += self._traces
@@ -205,6 +214,30 @@ class Client(Handler):
             trace_process.close()
 
 
+class Accounts:
+    """Events and losses in the payloads of traces."""
+
+    __slots__ = ("_table", "events", "losses")
+
+    def __init__(self) -> None:
+        self._table = array("Q", bytes(8 * walk.COUNT_WORDS * MOST_COUNTED))
+        self.events = 0
+        self.losses: Counter[int] = Counter()
+        """By cause."""
+
+    def add(self, payload: bytes) -> None:
+        """Count what a payload holds; numbers of probes do not matter."""
+        frames = Frames.walk(payload)
+        known = walk.count_by_id(frames.data, frames.offsets, frames.count, self._table, False)
+        self.events += known
+        if known == frames.count:
+            return
+        for loss in losses_in(frames):
+            self.losses[loss.cause] += loss.count
+        heads = map(frames.header, range(frames.count))
+        self.events += sum(head.type == Type.EVENT and head.id >= MOST_COUNTED for head in heads)
+
+
 class Server:
     """Chooses the sessions of clients and joins them to trace processes; for `listen`."""
 
@@ -223,6 +256,10 @@ class Server:
         """Sessions begun."""
         self.traces = 0
         """Traces begun."""
+        self.bytes = 0
+        """Bytes of payloads that traces gave."""
+        self.accounts: Accounts | None = None
+        """What is in these, where somebody wants to know."""
         self.stopping = False
         """Who has a session may take it up again, nobody else gets one."""
         self._settings = settings
@@ -259,6 +296,12 @@ class Server:
     def handler_for(self, session: Session) -> Client:
         """The client of a session that `choose` gave."""
         return self._clients[session]
+
+    def relayed(self, payload: bytes) -> None:
+        """A trace gave this payload."""
+        self.bytes += len(payload)
+        if self.accounts is not None:
+            self.accounts.add(payload)
 
     def forget(self, client: Client) -> None:
         """Its session has ended."""

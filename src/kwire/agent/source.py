@@ -6,6 +6,7 @@ then; a LOST frame stands after the events before the hole and before those afte
 accepted and losses told are together all that was given here, at each moment.
 """
 
+import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +16,7 @@ from kwire.agent import manifest
 from kwire.agent.manifest import LOST_SIZE
 from kwire.capture import walk
 from kwire.capture.frame_counts import count_frames
-from kwire.wire.frame import Type
+from kwire.wire.frame import HEADER_SIZE, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CPU_UNKNOWN, MERGE_GAP, Cause, Hole, Lost, totals_frames
 from kwire.wire.schema import Schema
@@ -90,6 +91,7 @@ class SourceSink:
         "_used",
         "bytes",
         "losses",
+        "moved",
         "spool_expired",
         "waits",
     )
@@ -119,6 +121,8 @@ class SourceSink:
         """Bytes of the payloads handed over."""
         self.losses: dict[int, int] = {}
         """Events lost so far by cause, told or not; without those that went with a spool."""
+        self.moved: dict[int, int] = {}
+        """What to add to `losses` to have each loss by the cause that it was counted by first."""
         self.spool_expired = 0
         """Events that went with a spool, and were told again as EXPIRED."""
         self.waits = HOLD
@@ -357,6 +361,8 @@ class SourceSink:
             ours = min(loss.count, self.losses.get(loss.cause, 0))  # none of a recording before this one
             self._lose(loss.cause, -ours)
             self._lose(Cause.EXPIRED, ours)
+            self.moved[loss.cause] = self.moved.get(loss.cause, 0) + ours
+            self.moved[Cause.EXPIRED] = self.moved.get(Cause.EXPIRED, 0) - ours
             if loss.cause == Cause.SPOOL:  # which the spool counts
                 self.spool_expired += loss.count - ours
 
@@ -369,6 +375,16 @@ class SourceSink:
         for loss in losses:
             self._told_lost[loss.probe] = self._told_lost.get(loss.probe, 0) + sign * loss.count
         return table, losses
+
+
+def first_event(payload: bytes) -> int | None:
+    """The timestamp of the first EVENT frame of a payload of this machine; None where it has none."""
+    frames = Frames.walk(payload)
+    for index in range(frames.count):
+        if frames.header(index).type == Type.EVENT:
+            at = frames.offsets[index] + HEADER_SIZE
+            return int.from_bytes(payload[at : at + 8], sys.byteorder)
+    return None
 
 
 def events_in(payload: bytes) -> int:

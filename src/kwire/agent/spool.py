@@ -58,6 +58,9 @@ RECORD: Final = HEAD.size
 MOST_RECORDS: Final = 1 << 26
 """Records of a spool: more cannot be, and a claim of more is damage."""
 
+FEW: Final = 8
+"""Payloads looked at for the oldest event."""
+
 LIFE: Final = 8
 """Random bytes drawn when a spool is taken up."""
 
@@ -216,6 +219,20 @@ class Spool:
     def events(self) -> int:
         """Events that wait here."""
         return self._events(self._record(self._gone), self._end)
+
+    @property
+    def oldest(self) -> int | None:
+        """When the oldest event that waits here was recorded, ns of the monotonic clock; None where none of
+        the first payloads has one, or the machine has been started again since.
+        """
+        if self.kept.boot != boot():
+            return None
+        first = self._record(self._gone)
+        for record in range(first, min(first + FEW, self._end)):
+            times = [row.first for row in (self._manifest(record) or {}).values() if row.cause == EVENTS]
+            if times:
+                return min(times)
+        return None
 
     @property
     def unwritten(self) -> int:

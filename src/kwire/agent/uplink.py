@@ -10,9 +10,10 @@ memory, or in a spool on disk.
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
-from kwire.agent.source import events_in
+from kwire.agent.source import events_in, first_event
 from kwire.agent.spool import Spool
 from kwire.errors import KwireError
 from kwire.transport import clock
@@ -38,6 +39,9 @@ BETWEEN: Final = 1.0
 """Seconds between the end of a session that could not be resumed and the beginning of the next."""
 
 MOST_TOLD: Final = 64
+
+FEW: Final = 8
+"""Payloads looked at for the oldest event: those before may hold descriptions only."""
 
 EXPIRY: Final = 30 * 86400.0
 """Seconds that a collector may be away: so long it remembers sessions. What waits is bounded by memory."""
@@ -90,6 +94,12 @@ class Hold(Protocol):
     def events(self) -> int:
         """Events that wait."""
 
+    @property
+    def oldest(self) -> int | None:
+        """When the oldest event that waits was recorded, ns of the monotonic clock; None: none waits, or
+        that is not known.
+        """
+
 
 class _Memory(MemorySendQueue):
     """A send queue that knows how far it was read: what was not read was not sent."""
@@ -112,6 +122,10 @@ class _Memory(MemorySendQueue):
         before = len(self._payloads)
         super().release(upto)
         self._read = max(0, self._read - (before - len(self._payloads)))
+
+    def oldest(self) -> list[bytes]:
+        """The oldest payloads, without taking them for read."""
+        return list(islice(self._payloads, FEW))
 
     def doubt(self) -> None:
         """Take all for read."""
@@ -153,6 +167,11 @@ class MemoryHold:
         """Events that wait."""
         maybe, surely_not = self.send_queue.split()
         return sum(map(events_in, (*maybe, *surely_not)))
+
+    @property
+    def oldest(self) -> int | None:
+        """When the oldest event that waits was recorded."""
+        return next((time for time in map(first_event, self.send_queue.oldest()) if time is not None), None)
 
 
 class SpoolHold:
@@ -196,6 +215,11 @@ class SpoolHold:
     def events(self) -> int:
         """Events that wait."""
         return self.spool.events
+
+    @property
+    def oldest(self) -> int | None:
+        """When the oldest event that waits was recorded."""
+        return self.spool.oldest
 
 
 def _next(token: bytes) -> bytes:

@@ -132,6 +132,8 @@ class Broker:
         """The broker refuses who we are, or the certificate of one of us, as far as is known now."""
         self.at_refusal: list[Callable[[], None]] = []
         """Called, in the loop's thread, when that is so."""
+        self.up = False
+        """There is a connection, as far as the loop's thread knows."""
         self.connections = 0
         """Connections made so far."""
         self._login = login
@@ -265,6 +267,9 @@ class Broker:
             try:
                 await self._serve(server)
             except KwireError as error:
+                refused = "refused" if isinstance(error, RefusedError) else "unreachable"
+                why = "certificate" if "certificate" in error.cause else refused
+                self.post(partial(self.loop.count, "connect", why))
                 self.trouble(error)
             if len(servers) == 1 or server == self.address.servers[-1]:
                 await asyncio.sleep(AGAIN)
@@ -284,9 +289,10 @@ class Broker:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await _quietly(nc.close())
+            self.post(self._gone)
 
     def _connected(self) -> None:
-        self.refused = False
+        self.refused, self.up = False, True
         self._told.clear()
 
     async def _connect(self, server: Address, gone: asyncio.Event) -> "Client":
@@ -302,6 +308,9 @@ class Broker:
             if isinstance(error, RefusedError):
                 self.post(self._refuse)
             raise
+
+    def _gone(self) -> None:
+        self.up = False
 
     def _refuse(self) -> None:
         self.refused = True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kwire.agent import confinement
 from kwire.broker.address import BrokerAddress, is_broker, parse_broker, servers
-from kwire.cli import probes, tracing, values
+from kwire.cli import metrics, probes, tracing, values
 from kwire.cli.lines import say, tell
 from kwire.cli.network import (
     add_broker_arguments,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from kwire.agent.agent import Agent, Courier, Recovered
     from kwire.agent.uplink import Line
+    from kwire.metrics.endpoint import Endpoint
 
 HELP = "record here, for a collector elsewhere"
 
@@ -113,6 +114,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="after Ctrl-C wait so long for the collector (default 10s)",
     )
     tracing.add_arguments(parser, rotate=False)
+    metrics.add_arguments(parser)
     add_transport_arguments(parser)
     add_broker_arguments(parser)
 
@@ -174,6 +176,14 @@ def _listen(args: argparse.Namespace) -> int:
             said=news.say,
         )
 
+        endpoint = None
+        if args.metrics is not None:
+            from kwire.agent.metrics import ServerMetrics
+            from kwire.metrics.table import SERVER
+
+            told = ServerMetrics(server, listener)
+            endpoint = metrics.serve(args, loop, SERVER, told.samples, told.ready)
+
         def stop(number: int) -> None:
             server.stop(loop.stop)
             loop.at(loop.now() + ENDING, loop.stop)
@@ -196,6 +206,8 @@ def _listen(args: argparse.Namespace) -> int:
             loop.remove(launcher.fd)
             left, lost = server.close()
             listener.close()
+            if endpoint is not None:
+                endpoint.close()
             loop.close()
     finally:
         launcher.close()
@@ -311,6 +323,7 @@ def _record(
     hold = make_hold(args.spool, sink, args.memory, args.spool_size)
     agent = Agent(line, recorder, sink, hold, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: agent.stop())
+    endpoint = _measure(args, agent)
     _confine(args, servers(address))
     progress = tracing.Progress(recorder, None, recorder.tracer)
     if not args.verbose:  # then the frames tell
@@ -320,10 +333,23 @@ def _record(
         progress.finish()
     finally:
         agent.close()
+        if endpoint is not None:
+            endpoint.close()
         if line.broker is not None:
             line.broker.close()
         line.loop.close()
     return _report(args, agent, refused)
+
+
+def _measure(args: argparse.Namespace, courier: "Courier") -> "Endpoint | None":
+    """Serve metrics, where they are wanted."""
+    if args.metrics is None:
+        return None
+    from kwire.agent.metrics import AgentMetrics
+    from kwire.metrics.table import AGENT
+
+    told = AgentMetrics(courier)
+    return metrics.serve(args, courier.loop, AGENT, told.samples, told.ready)
 
 
 def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
@@ -341,11 +367,14 @@ def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress") -> in
     line, recovered, refused = _reach(args, address)
     courier = Courier(line, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: courier.stop())
+    endpoint = _measure(args, courier)
     _confine(args, servers(line.address))
     try:
         courier.run()
     finally:
         courier.close()
+        if endpoint is not None:
+            endpoint.close()
         if line.broker is not None:
             line.broker.close()
         line.loop.close()

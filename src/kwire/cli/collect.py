@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kwire.agent import confinement
 from kwire.broker import names
 from kwire.broker.address import is_broker, servers
-from kwire.cli import values
+from kwire.cli import metrics, values
 from kwire.cli.lines import say, tell
 from kwire.cli.network import (
     add_broker_arguments,
@@ -43,6 +43,7 @@ from kwire.words import lost, plural
 
 if TYPE_CHECKING:
     from kwire.broker.client import Broker
+    from kwire.metrics.endpoint import Endpoint
 
 HELP = "collect the events of agents into captures"
 
@@ -114,6 +115,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "-n", dest="count", metavar="COUNT", type=values.count, help="so many events, or a few more"
     )
+    metrics.add_arguments(parser)
     add_transport_arguments(parser)
     add_broker_arguments(parser)
 
@@ -137,6 +139,7 @@ class Run:
         """SIGTERM: sessions go on with the next collector."""
         self.broker: Broker | None = None
         self.listeners: list[Listener] = []
+        self.endpoint: Endpoint | None = None
         self.connectors: list[Connector] = []
         self.ending = False
         self._told: set[str] = set()
@@ -179,6 +182,12 @@ class Run:
                 troubled=self._troubled,
             )
             self.connectors.append(connector)
+        if args.metrics is not None:
+            from kwire.collector.metrics import CollectorMetrics
+            from kwire.metrics.table import COLLECT
+
+            told = CollectorMetrics(self.collector, self.broker)
+            self.endpoint = metrics.serve(args, self.loop, COLLECT, told.samples, told.ready)
         sys.stderr.flush()
 
     def _take_from(self, text: str) -> None:
@@ -234,6 +243,8 @@ class Run:
         self.collector.stop()
         for listener in self.listeners:
             listener.close()
+        if self.endpoint is not None:
+            self.endpoint.close()
         self.loop.turn(0)
         self.loop.close()
         self._keep_known()

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from kwire.capture.destination import is_standard_output
-from kwire.cli import probes, tracing
+from kwire.cli import metrics, probes, tracing
 
 HELP = "capture events to a file"
 
@@ -39,6 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the capture, pcapng; - is standard output; a file there is replaced once probes are attached",
     )
     parser.add_argument("--json", action="store_true", help="print a summary object at the end")
+    metrics.add_arguments(parser)
     tracing.add_arguments(parser)
     tracing.add_remote_arguments(parser)
 
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.host is not None:
         from kwire.cli import remote
 
+        metrics.not_elsewhere(args)
         summary = remote.run(probes.request(args.probes), args, args.write)
     else:
         summary = tracing.run(args, args.write, aside=args.json)

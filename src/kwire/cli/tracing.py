@@ -418,8 +418,14 @@ def record(
         recorder.start([*([writer] if writer else []), *shown])
         if writer:
             writer.publish()
+        beside = None
+        if getattr(args, "metrics", None) is not None:
+            from kwire.cli.metrics import Recorded
+
+            beside = Recorded(args, recorder, writer)
+            stack.callback(beside.close)
         privileges.drop(keep=_kept(recorder, rotating=args.rotate != (0, 0.0)))
-        recorder.run(stop.fd)
+        (beside or recorder).run(stop.fd)
         progress.finish()
         totals = writer.close(recorder.produced) if writer else {}
         progress.tell()

@@ -65,6 +65,14 @@ class Intake(Protocol):
     def stop(self) -> None:
         """Take nothing more, and give captures their ending."""
 
+    @property
+    def begun(self) -> int:
+        """Sessions of which something is stored here."""
+
+    @property
+    def open(self) -> int:
+        """Those that have not ended."""
+
 
 class Collector(Handler):
     """The handler of all peers, and who chooses their sessions. `finished` is called when a session ends."""
@@ -98,6 +106,10 @@ class Collector(Handler):
         """It takes nothing any more."""
         self.intake: Intake | None = None
         """Takes sessions from a broker too."""
+        self.begun = 0
+        """Sessions begun here."""
+        self.reconnects = 0
+        """Connections after the first of each session."""
         self._held = 0  # bytes that wait for the disk
         self._left: dict[bytes, str] = {}  # tokens of sessions that a failure ended → their address
         self._pair = (time.monotonic_ns(), time.time_ns())
@@ -183,6 +195,7 @@ class Collector(Handler):
             stored_session.continued[1] if stored_session is not None and stored_session.continued else 0
         )
         self.tokens[session.token] = session
+        self.begun += stored_session is None
         return session
 
     # ------------------------------------------------------------------ what a peer tells
@@ -209,6 +222,7 @@ class Collector(Handler):
         self._continue(collected_session)
         if collected_session.begun and collected_session.store is None and not collected_session.over:
             self._prepare(collected_session)
+        self.reconnects += back or collected_session.resumed
         if not back:
             known = collected_session.resumed or peer.session.token in self._left
             self.say(f"{collected_session.name} {'is back' if known else 'has come'}, from {peer.address}")
@@ -691,6 +705,11 @@ class Collector(Handler):
         self.storage.soon(store)
 
     # ------------------------------------------------------------------ what there is to say
+
+    @property
+    def held(self) -> int:
+        """Bytes that came and wait for the disk, or for a clock."""
+        return self._held
 
     @property
     def events(self) -> int:

@@ -120,6 +120,8 @@ class Intake:
         self.sessions: dict[str, _Session] = {}
         self.away: set[str] = set()
         """Collectors whose messages wait for them."""
+        self.begun = 0
+        """Sessions of which something is stored here."""
         self._broker = broker
         self._group = group
         self._me = identity
@@ -502,10 +504,16 @@ class Intake:
             return remembered.next, True
         keeper.promise(StoredSession(token, about), begun=False)
         store, stored = keeper.open(token, about)
+        self.begun += not known
         each.store, each.stored = store, stored
         self.collector.tally.forget(token)
         self.collector.say(f"{each.name} is written to {store.path_now}")
         return stored.next, known
+
+    @property
+    def open(self) -> int:
+        """Sessions that have a store here and have not ended."""
+        return sum(each.store is not None and not each.store.closed for each in list(self.sessions.values()))
 
     def _put(self, each: _Session, batch: int, payload: bytes, safe: Callable[[], None]) -> None:
         """Have the storage take a batch; where the disk refuses it, again and again."""

@@ -4,6 +4,8 @@ Invariants: numbers are those of the captures, so after a restart they are of th
 that ended here more than once, because it came back, counts once.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from kwire.collector.store import Store
@@ -16,12 +18,14 @@ from kwire.words import plural
 class SessionStatistics:
     """Sums over sessions; `add` each when it ends, or the collector does; `forget` it when it comes back."""
 
-    __slots__ = ("_sums", "errors", "events", "lost", "sessions", "size")
+    __slots__ = ("_sums", "causes", "errors", "events", "lost", "sessions", "size")
 
     def __init__(self) -> None:
         self.sessions: dict[bytes, dict[str, Any]] = {}
         """What there is of each, by its token."""
-        self._sums: dict[bytes, tuple[int, int, int, int]] = {}  # what each added to the sums
+        self._sums: dict[bytes, tuple[int, int, int, int, Mapping[int, int]]] = {}  # what each added
+        self.causes: Counter[int] = Counter()
+        """Events lost in captures that are closed, by cause."""
         self.errors = 0
         """Frames refused, and breaches of the protocol."""
         self.events = self.lost = self.size = 0
@@ -40,7 +44,9 @@ class SessionStatistics:
         """
         self.forget(stored_session.token)
         balance, writer = store.balance(stored_session), store.writer
-        own = (0, 0, 0) if store.merged else (writer.events, writer.lost_events, writer.size)
+        own: tuple[int, int, int, Mapping[int, int]] = (0, 0, 0, {})
+        if not store.merged:
+            own = (writer.events, writer.lost_events, writer.size, store.causes)
         self._sums[stored_session.token] = (stored_session.errors, *own)
         self._change(self._sums[stored_session.token], 1)
         causes = store.losses(stored_session)
@@ -65,10 +71,12 @@ class SessionStatistics:
     def forget(self, token: bytes) -> None:
         """A session goes on: what was said of it is not the end."""
         self.sessions.pop(token, None)
-        self._change(self._sums.pop(token, (0, 0, 0, 0)), -1)
+        self._change(self._sums.pop(token, (0, 0, 0, 0, {})), -1)
 
-    def _change(self, sums: tuple[int, int, int, int], sign: int) -> None:
-        errors, events, lost, size = sums
+    def _change(self, sums: tuple[int, int, int, int, Mapping[int, int]], sign: int) -> None:
+        errors, events, lost, size, causes = sums
+        for cause, count in causes.items():
+            self.causes[cause] += sign * count
         self.errors += sign * errors
         self.events += sign * events
         self.lost += sign * lost

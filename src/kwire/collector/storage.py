@@ -10,6 +10,7 @@ at once, and what is gone of them is counted then.
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final, NamedTuple
@@ -63,6 +64,8 @@ class Storage:
         """Those that are open for sessions."""
         self.refused: set[Store] = set()
         """Those of which the disk did not take the last commit."""
+        self.heard: dict[str, float] = {}
+        """When something of each host came last, in seconds since 1970."""
         self._told = told
         self._packing = Packing()
         self._merged: Store | None = None
@@ -251,6 +254,7 @@ class Storage:
 
     def take(self, store: Store, stored_session: StoredSession, sequence: int, payload: Payload) -> None:
         """Take a payload of a session, to be made safe with others."""
+        self.heard[stored_session.host] = time.time()
         store.take(stored_session, sequence, payload)
         self.soon(store)
         self._taken += len(payload)

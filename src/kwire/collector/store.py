@@ -549,6 +549,14 @@ class Store:
         totals = self.writer.balances(numbers)
         return Totals(*(sum(column) for column in zip(*totals, strict=True))) if totals else Totals(0, 0, 0)
 
+    @property
+    def causes(self) -> dict[int, int]:
+        """Events of the capture lost, by cause."""
+        causes: dict[int, int] = {}
+        for (_, cause), count in self.writer.causes.items():
+            causes[cause] = causes.get(cause, 0) + count
+        return causes
+
     def losses(self, stored_session: StoredSession) -> dict[int, int]:
         """Events of a session lost, by cause."""
         causes: dict[int, int] = {}

@@ -333,6 +333,10 @@ class Recorder:
         """How long it has taken, or took."""
         return (self._stopped if self.over else time.monotonic()) - self._started
 
+    def produced_by(self, probe: int) -> int:
+        """Events that a probe has produced so far, lost ones too."""
+        return self.produced.get(probe, 0) if self.over else self.tracer.produced_by(probe)
+
     @property
     def limited(self) -> bool:
         """Whether it ends by itself, and not only with processes that may be its owner's."""

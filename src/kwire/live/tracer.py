@@ -478,10 +478,12 @@ class Tracer:
         What was missed of a program that several probes share, or that has events of several shapes, stands
         with the first of them, as in LOST.
         """
-        produced = {schema.id: self._read.count(schema.id).attempts for schema in self.plan.schemas}
-        for (probe, _), count in self._missed.items():
-            produced[probe] += count
-        return produced
+        return {schema.id: self.produced_by(schema.id) for schema in self.plan.schemas}
+
+    def produced_by(self, probe: int) -> int:
+        """Those of one probe."""
+        missed = sum(self._missed.get((probe, cause), 0) for cause in (Cause.MISSED, Cause.MISSED_SHARED))
+        return self._read.count(probe).attempts + missed
 
     def close(self) -> None:
         """Take everything away and free it; twice is harmless."""

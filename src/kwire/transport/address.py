@@ -66,10 +66,11 @@ class Address(NamedTuple):
         return KINDS[self.kind].datagrams
 
 
-def parse(text: str, kind: str = "") -> Address:
-    """Read an address; `kind` is what it is where no scheme is written ("": one must be).
+def parse(text: str, kind: str = "", port: int = DEFAULT_PORT) -> Address:
+    """Read an address; `kind` is what it is where no scheme is written ("": one must be), `port` where no
+    port is.
 
-    Raises KwireError that says what is wrong. IPv6 addresses stand in brackets; without a port it is 17800.
+    Raises KwireError that says what is wrong. IPv6 addresses stand in brackets.
     """
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in KINDS:
@@ -78,7 +79,7 @@ def parse(text: str, kind: str = "") -> Address:
         scheme, rest = kind, text
     if scheme == "unix":
         return _unix(text, rest)
-    host, port = _split(text, rest)
+    host, number = _split(text, rest)
     if host.isdigit():
         raise _bad(text, f"'{host}' is no host", f"write {scheme}:HOST:{host}, or {scheme}::{host} to listen")
     if ":" in host:
@@ -86,7 +87,7 @@ def parse(text: str, kind: str = "") -> Address:
             raise _bad(text, f"'{host}' is no IPv6 address")
     elif host and not _HOST.fullmatch(host):
         raise _bad(text, f"'{host}' is no host name")
-    return Address(scheme, host, _port(text, port))
+    return Address(scheme, host, _port(text, number) if number else port)
 
 
 def check_secure(address: Address, insecure: bool) -> None:
@@ -185,8 +186,6 @@ def _split(text: str, rest: str) -> tuple[str, str]:
 
 
 def _port(text: str, port: str) -> int:
-    if not port:
-        return DEFAULT_PORT
     if not (port.isascii() and port.isdigit()) or int(port[:6]) > 65535:
         raise _bad(text, f"'{port}' is no port", "a port is a number up to 65535; 0 lets a listener take any")
     return int(port)

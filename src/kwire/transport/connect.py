@@ -167,7 +167,7 @@ class Connector:
         """The connection broke, or never led to a session: then another address may do better."""
         if peer is not self.peer or self.closed:
             return
-        problem = self._trouble(why)
+        problem = self._trouble(why, lost=peer.was_up)
         if peer.was_up:
             self._pause = SHORTEST
             self._wait()
@@ -310,6 +310,7 @@ class Connector:
     @contained
     def _failed_round(self, problem: KwireError) -> None:
         if problem is not self.problem:
+            self.loop.count("connect", "name")
             self.problem = problem
             if self._troubled:
                 self._troubled(problem)
@@ -319,9 +320,13 @@ class Connector:
             self.closed = True
             self.peer.end(str(problem))
 
-    def _trouble(self, why: str) -> KwireError:
+    def _trouble(self, why: str, lost: bool = False) -> KwireError:
+        """Tell of an attempt that failed, or of a connection that was `lost` after it had come about."""
         text = why[:1].lower() + why[1:]
         kind = CertificateError if certificate_trouble(why) else KwireError
+        if not lost:
+            refused = "refused" if why.startswith("refused: ") else "unreachable"
+            self.loop.count("connect", "certificate" if kind is CertificateError else refused)
         self.problem = kind("connect to", str(self.address), text, _cure(why))
         if self._troubled:
             self._troubled(self.problem)

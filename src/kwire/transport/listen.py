@@ -172,11 +172,10 @@ class Listener:
         else:
             identity, name, host = "", name_of(self.address.kind, place), origin(place)
         now = self.loop.now()
-        if self._context is not None and not self._half_open.may_shake(host, now):
+        shakes = self._context is not None
+        if (shakes and not self._half_open.may_shake(host, now)) or not self._half_open.make_room(host, now):
             connected.close()
-            return
-        if not self._half_open.make_room(host, now):
-            connected.close()
+            self.loop.count("handshake", "crowded")
             return
         self._half_open.add(
             Greeting(self, connected, self._context, name, host, identity, self._roster.knows(host))
@@ -267,6 +266,7 @@ class Listener:
             session, why = None, error.cause
         if session is None or why:
             why = why or "not wanted here"
+            self.loop.count("session", "refused")
             self.note(transport.name, heard, f"it gets no session: {why}")
             self.say(transport.name, why)
             return refuse(hello, why, Flag.CHECKSUM if transport.datagrams else 0)
@@ -369,6 +369,7 @@ class Greeting:
         self.drop()
 
     def _late(self) -> None:
+        self.loop.count("handshake", "late")
         self._listener.say(self._name, "it said no HELLO in time")
         self.drop()
 
@@ -406,6 +407,7 @@ class Greeting:
         self._heard += data
         problem = hello_problem(self._heard)
         if problem is not None:
+            self.loop.count("handshake", "no_hello")
             self._listener.note(self._name, self._heard, f"it is no HELLO: {problem}; closed")
             self._listener.say(self._name, f"it said no HELLO: {problem}")
             self.drop()
@@ -435,5 +437,6 @@ class Greeting:
 
     def broken(self, why: str) -> None:
         """It has gone."""
+        self.loop.count("handshake", "cut")
         self._transport = None
         self._end()

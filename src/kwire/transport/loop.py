@@ -151,6 +151,7 @@ class Loop:
         "_timers",
         "_wake",
         "buffer",
+        "counted",
         "failures",
         "lingering",
         "report",
@@ -177,10 +178,16 @@ class Loop:
         """Who is told, in a line, of a failure that was contained; None: nothing is contained."""
         self.failures = 0
         """Failures that were contained."""
+        self.counted: dict[tuple[str, str], int] = {}
+        """What did not come about in this loop, by what it was and why: see `count`."""
 
     def now(self) -> float:
         """Seconds of CLOCK_MONOTONIC."""
         return time.monotonic()
+
+    def count(self, what: str, why: str) -> None:
+        """One more "handshake", "connect" or "session" that did not come about: `why` is of few values."""
+        self.counted[what, why] = self.counted.get((what, why), 0) + 1
 
     def contain(self, error: Exception, who: str = "") -> None:
         """Count a failure and tell of it; raise it where nobody is told. A KwireError was expected."""

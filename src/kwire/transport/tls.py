@@ -32,22 +32,48 @@ class TlsOptions(NamedTuple):
     ca: str = ""
 
 
-REASONS: dict[str, str] = {
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "the other side wants a certificate and got none",
-    "TLSV1_ALERT_UNKNOWN_CA": "the other side does not know the CA of our certificate",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "the other side says that our certificate has expired",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "the other side refused our certificate",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "the other side refused our certificate",
-    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "the other side says that our certificate is for another purpose",
-    "TLSV1_ALERT_DECRYPT_ERROR": "the other side could not check our certificate",
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the other side refused the handshake",
-    "TLSV1_ALERT_PROTOCOL_VERSION": "the other side has no TLS 1.3",
-    "UNSUPPORTED_PROTOCOL": "the other side has no TLS 1.3",
-    "PEER_DID_NOT_RETURN_A_CERTIFICATE": "the other side has no certificate",
-    "WRONG_VERSION_NUMBER": "the other side does not speak TLS",
-    "HTTP_REQUEST": "the other side speaks HTTP",
+class Reason(NamedTuple):
+    """Why TLS failed: in plain words, and in one word for those who count."""
+
+    text: str
+    label: str
+
+
+REASONS: dict[str, Reason] = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": Reason(
+        "the other side wants a certificate and got none", "no_certificate"
+    ),
+    "TLSV1_ALERT_UNKNOWN_CA": Reason("the other side does not know the CA of our certificate", "unknown_ca"),
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": Reason(
+        "the other side says that our certificate has expired", "expired"
+    ),
+    "SSLV3_ALERT_BAD_CERTIFICATE": Reason("the other side refused our certificate", "bad_certificate"),
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": Reason("the other side refused our certificate", "bad_certificate"),
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": Reason(
+        "the other side says that our certificate is for another purpose", "bad_certificate"
+    ),
+    "TLSV1_ALERT_DECRYPT_ERROR": Reason("the other side could not check our certificate", "bad_certificate"),
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": Reason("the other side refused the handshake", "other"),
+    "TLSV1_ALERT_PROTOCOL_VERSION": Reason("the other side has no TLS 1.3", "no_tls13"),
+    "UNSUPPORTED_PROTOCOL": Reason("the other side has no TLS 1.3", "no_tls13"),
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": Reason("the other side has no certificate", "no_certificate"),
+    "WRONG_VERSION_NUMBER": Reason("the other side does not speak TLS", "not_tls"),
+    "HTTP_REQUEST": Reason("the other side speaks HTTP", "not_tls"),
 }
-"""OpenSSL's names of reasons → plain words."""
+"""OpenSSL's names of reasons → what they mean."""
+
+CHECKS: dict[int, str] = {
+    2: "unknown_ca",  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+    9: "expired",  # CERT_NOT_YET_VALID
+    10: "expired",  # CERT_HAS_EXPIRED
+    18: "unknown_ca",  # DEPTH_ZERO_SELF_SIGNED_CERT
+    19: "unknown_ca",  # SELF_SIGNED_CERT_IN_CHAIN
+    20: "unknown_ca",  # UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+    21: "unknown_ca",  # UNABLE_TO_VERIFY_LEAF_SIGNATURE
+    62: "wrong_name",  # HOSTNAME_MISMATCH
+    64: "wrong_name",  # IP_ADDRESS_MISMATCH
+}
+"""OpenSSL's numbers of what is wrong with a certificate (x509_vfy.h) → one word; others: bad_certificate."""
 
 
 def directories() -> list[str]:
@@ -97,8 +123,19 @@ def explain(error: OSError) -> str:
     if isinstance(error, ssl.SSLEOFError):
         return "the stream was cut"
     if isinstance(error, ssl.SSLError):
-        return REASONS.get(error.reason or "", (error.reason or "TLS failed").lower().replace("_", " "))
+        known = REASONS.get(error.reason or "")
+        return known.text if known else (error.reason or "TLS failed").lower().replace("_", " ")
     return error.strerror or str(error)
+
+
+def label(error: OSError) -> str:
+    """The same in one word (`kwire.metrics.table.HANDSHAKES`)."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return CHECKS.get(error.verify_code, "bad_certificate")
+    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+        known = REASONS.get(error.reason or "")
+        return known.label if known else "other"
+    return "cut"
 
 
 def identity(connected: ssl.SSLSocket) -> str:
@@ -154,6 +191,7 @@ class Handshake:
             self._wait(WRITE)
         except OSError as error:
             self._forget()
+            self._loop.count("handshake", label(error))
             Lingering(self._loop, self._socket)  # the alert is to arrive
             self._failed(explain(error))
         else:

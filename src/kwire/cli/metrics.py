@@ -1,0 +1,114 @@
+"""`--metrics`: where a verb serves what it measures of itself, and a recording that does so.
+
+Invariants: without the option nothing of this is imported but this file; with it the sockets are there, and
+all that is needed is loaded, before the process is confined.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from kwire.cli.lines import say
+from kwire.errors import KwireError
+from kwire.hints import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kwire.capture.writer import Writer
+    from kwire.live.recorder import Recorder
+    from kwire.metrics.endpoint import Endpoint
+    from kwire.metrics.exposition import Source
+    from kwire.metrics.table import Sample
+    from kwire.transport.loop import Loop
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the option."""
+    parser.add_argument(
+        "--metrics",
+        metavar="[HOST]:PORT",
+        help="serve metrics for Prometheus there, or at unix:PATH; without HOST at all addresses",
+    )
+
+
+def serve(
+    args: argparse.Namespace, loop: Loop, verb: str, source: Source, ready: Callable[[], str]
+) -> Endpoint | None:
+    """Serve where `--metrics` says; None without it. Raises KwireError."""
+    if args.metrics is None:
+        return None
+    from kwire import __version__
+    from kwire.metrics.endpoint import Endpoint, metrics_address
+    from kwire.metrics.exposition import Exposition
+
+    address = metrics_address(args.metrics)
+    endpoint = Endpoint(loop, address, Exposition(verb, source, ready, __version__))
+    say(f"metrics at {endpoint.url}")
+    return endpoint
+
+
+class Recorded:
+    """What a recording into a file tells of itself, and its turns: in a loop, beside the metrics."""
+
+    def __init__(self, args: argparse.Namespace, recorder: Recorder, writer: Writer | None) -> None:
+        from kwire.metrics.table import RECORD
+        from kwire.transport.loop import Loop
+
+        self.loop = Loop()
+        self._recorder = recorder
+        self._writer = writer
+        self._endpoint = serve(args, self.loop, RECORD, self.samples, self.ready)
+
+    def run(self, stop: int) -> None:
+        """Record until it is over, or the descriptor `stop` is readable; the recorder has been started."""
+        from kwire.agent.recording import Recording
+        from kwire.transport.loop import READ
+
+        recording = Recording(self.loop, self._recorder, lambda: None, lambda why: self.loop.stop())
+        self.loop.add(stop, READ, lambda mask: recording.end("asked to stop"))
+        try:
+            recording.go_on()
+            self.loop.run()
+        finally:
+            self.loop.remove(stop)
+            recording.close()
+            self.close()
+
+    def close(self) -> None:
+        """Serve no more."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None
+            self.loop.close()
+
+    def ready(self) -> str:
+        """Ready is: the probes are attached, and the disk takes events."""
+        if self._writer is not None and self._writer.dropped:
+            return "the disk is full"
+        return "the recording has ended" if self._recorder.over else ""
+
+    def samples(self) -> Iterator[Sample]:
+        """What there is now."""
+        from kwire.metrics.table import Sample, cause_label, labelled
+
+        recorder, writer = self._recorder, self._writer
+        yield Sample("kwire_events_total", recorder.events)
+        yield from labelled(
+            "kwire_lost_events_total",
+            [(cause_label(cause), number) for cause, number in recorder.causes.items()],
+        )
+        if writer is not None:
+            yield Sample("kwire_bytes_total", writer.size)
+            yield Sample("kwire_files_total", len(writer.files))
+            yield Sample("kwire_disk_refuses", float(writer.dropped))
+        yield Sample("kwire_probes", 0 if recorder.over else len(recorder.plan.schemas))
+        for schema in recorder.plan.schemas:
+            yield Sample("kwire_probe_events_total", recorder.produced_by(schema.id), (schema.probe,))
+
+
+def not_elsewhere(args: argparse.Namespace) -> None:
+    """Refuse the option for a recording on another machine. Raises KwireError."""
+    if args.metrics is not None:
+        cause = "-H records on another machine, whose agent has metrics"
+        raise KwireError("serve", "metrics", cause, "kwire agent --listen … --metrics there")

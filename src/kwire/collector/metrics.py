@@ -1,0 +1,73 @@
+"""What a collector tells of itself.
+
+Invariants: events and losses are those of the captures, those in the writers' buffers too; each session
+counts once, also while it is being closed: what is counted is chosen in one step, and read in many.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from kwire.broker.client import Broker
+from kwire.collector.collector import Collector
+from kwire.metrics.counted import counted
+from kwire.metrics.table import COLLECT, Sample, cause_label, labelled
+
+
+class CollectorMetrics:
+    """Those of `collect`. `broker`: what it takes from, besides agents."""
+
+    def __init__(self, collector: Collector, broker: Broker | None = None) -> None:
+        self._collector = collector
+        self._broker = broker
+
+    def ready(self) -> str:
+        """Ready is: what comes is stored, and a broker that it takes from is connected."""
+        collector = self._collector
+        if collector.stopped:
+            return "the collector stops"
+        if collector.trouble:
+            return f"the disk refuses what comes: {collector.trouble}"
+        if self._broker is not None and not self._broker.up:
+            return f"{self._broker.address} is not connected"
+        return ""
+
+    def samples(self) -> Iterator[Sample | None]:
+        """What there is now."""
+        collector, tally = self._collector, self._collector.tally
+        intake = collector.intake
+        stores = list(collector.storage.stores)
+        ended = list(tally.sessions.items())
+        live = [(store, session) for store in stores for session in store.stored_sessions.values()]
+        causes = Counter(tally.causes)
+        for store in stores:
+            causes.update(store.causes)
+        yield Sample("kwire_events_total", collector.events)
+        yield Sample("kwire_bytes_total", collector.size)
+        yield from labelled(
+            "kwire_lost_events_total", [(cause_label(cause), number) for cause, number in causes.items()]
+        )
+        yield Sample("kwire_refused_frames_total", tally.errors + sum(one.errors for _, one in live))
+        yield Sample("kwire_sessions", len(collector.collected_sessions) + (intake.open if intake else 0))
+        yield Sample("kwire_sessions_total", collector.begun + (intake.begun if intake else 0))
+        yield Sample("kwire_reconnects_total", collector.reconnects)
+        yield Sample("kwire_disk_refuses", float(bool(collector.trouble)))
+        yield Sample("kwire_held_bytes", collector.held)
+        yield from counted(collector.loop, COLLECT)
+        last = list(collector.storage.heard.items())
+        hosts: Counter[str] = Counter()
+        lost: Counter[str] = Counter()
+        tokens = {session.token for _, session in live}
+        for token, about in ended:
+            if token not in tokens:
+                hosts[about["host"]] += about["events"]
+                lost[about["host"]] += about["lost"]
+            yield None
+        for store, session in live:
+            balance, tables = store.balance(session), store.tables(session)
+            hosts[session.host] += balance.stored
+            lost[session.host] += balance.lost + tables.lost
+            yield None
+        for host, number in hosts.items():
+            yield Sample("kwire_host_events_total", number, (host,))
+            yield Sample("kwire_host_lost_events_total", lost[host], (host,))
+        yield from (Sample("kwire_host_last_data_timestamp_seconds", when, (host,)) for host, when in last)

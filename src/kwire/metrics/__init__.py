@@ -1,0 +1,1 @@
+"""Numbers for Prometheus: what there is to measure, its text, and who serves it."""

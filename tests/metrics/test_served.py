@@ -1,0 +1,231 @@
+"""Metrics of running agents, collectors and recordings: what a scrape says is what `kwire verify` says."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from kwire.metrics import table
+
+KWIRE = [sys.executable, "-m", "kwire.cli.main"]
+PROBE = "tracepoint:syscalls:sys_enter_getppid"
+CALLS = 50_000
+LOAD = """
+import os, sys
+for line in sys.stdin:
+    for _ in range(int(line)):
+        os.getppid()
+    print("done", flush=True)
+"""
+
+pytestmark = [pytest.mark.live, pytest.mark.native]
+
+Scrape = dict[str, dict[tuple[str, ...], float]]
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class Verb:
+    """A running `kwire` that serves metrics at a free port."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        self.said = path / f"{time.monotonic_ns()}.stderr"
+        with self.said.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [*KWIRE, *arguments, "--metrics", "127.0.0.1:0"],
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                cwd=path,
+            )
+        until(lambda: self.process.poll() is not None or "metrics at" in self.errors)
+        found = re.search(r"metrics at (http://\S+)/metrics", self.errors)
+        assert found, self.errors
+        self.url = found[1]
+
+    @property
+    def errors(self) -> str:
+        return self.said.read_text()
+
+    def get(self, path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def scrape(self) -> Scrape:
+        status, text = self.get("/metrics")
+        while status == 429:
+            time.sleep(0.2)
+            status, text = self.get("/metrics")
+        assert status == 200
+        found: Scrape = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+        return found
+
+    def value(self, name: str) -> float:
+        return self.scrape()[name][()]
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        status = self.process.wait(30)
+        assert "Traceback" not in self.errors, self.errors
+        return status
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Verb]]:
+    verbs: list[Verb] = []
+
+    def begin(*arguments: str) -> Verb:
+        verbs.append(Verb(tmp_path, *arguments))
+        return verbs[-1]
+
+    yield begin
+    for verb in verbs:
+        if verb.process.poll() is None:
+            verb.process.kill()
+        verb.process.wait()
+
+
+@pytest.fixture
+def load() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def call(load: subprocess.Popen[str], times: int = CALLS) -> None:
+    assert load.stdin
+    assert load.stdout
+    load.stdin.write(f"{times}\n")
+    load.stdin.flush()
+    assert load.stdout.readline() == "done\n"
+
+
+def verified(*files: Path) -> dict[str, Any]:
+    """What `kwire verify` says of one capture."""
+    run = subprocess.run([*KWIRE, "verify", "--json", *map(str, files)], capture_output=True, text=True)
+    [told] = json.loads(run.stdout)["files"]
+    assert isinstance(told, dict)
+    return told
+
+
+def names(verb: str) -> set[str]:
+    """What the table says that a verb has."""
+    return {metric.name for metric in table.METRICS if verb in metric.of}
+
+
+def test_a_recording_tells_what_its_capture_holds(
+    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """The ring is small, so that some may be lost: what is told is all that there was."""
+    recording = start("record", PROBE, "-p", str(load.pid), "-w", "a.pcapng", "--buffer", "64k")
+    assert recording.get("/readyz") == (200, "ready\n")
+    call(load)
+
+    def balance(found: Scrape) -> float:
+        return found["kwire_events_total"][()] + sum(found["kwire_lost_events_total"].values())
+
+    until(lambda: balance(recording.scrape()) == CALLS)
+    found = recording.scrape()
+    assert found.keys() >= names(table.RECORD)
+    assert recording.end() in (0, 3)
+    told = verified(tmp_path / "a.pcapng")
+    assert told["stored"] == found["kwire_events_total"][()]
+    assert told["lost"] == sum(found["kwire_lost_events_total"].values())
+    assert found["kwire_probe_events_total"] == {(PROBE,): CALLS}
+    assert told["produced"] == CALLS
+
+
+def test_an_agent_and_its_collector_tell_the_same(
+    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """The collector comes when all is recorded: until then it is the spool that has it."""
+    address = f"unix:{tmp_path}/collector"
+    agent = start("agent", "--to", address, PROBE, "-p", str(load.pid), "--spool", "spool")
+    call(load)
+    until(lambda: agent.value("kwire_events_total") == CALLS)
+    until(lambda: agent.value("kwire_spool_bytes") > 8 * CALLS)
+    found = agent.scrape()
+    assert found.keys() >= names(table.AGENT)
+    assert found["kwire_probe_events_total"] == {(PROBE,): CALLS}
+    assert sum(found["kwire_lost_events_total"].values()) == 0
+    assert found["kwire_connected"] == {(): 0}
+    assert found["kwire_spools"] == {(): 1}
+    assert found["kwire_queue_payloads"][()] > 5
+    assert 0 < found["kwire_lag_seconds"][()] < 600
+    assert 0 < found["kwire_spool_age_seconds"][()] < 600
+    assert found["kwire_connect_failures_total"]["unreachable",] >= 1
+    assert found["process_cpu_seconds_total"][()] > 0  # confined, it still sees itself
+    assert agent.get("/readyz") == (503, f"{address} is not connected\n")
+    collector = start("collect", "--listen", address, "-w", "captures")
+    until(lambda: agent.value("kwire_lag_seconds") == 0)
+    found = agent.scrape()
+    assert (found["kwire_connected"], found["kwire_ready"]) == ({(): 1}, {(): 1})
+    assert agent.end() == 0
+    until(lambda: collector.value("kwire_sessions") == 0)
+    stored = collector.scrape()
+    assert stored.keys() >= names(table.COLLECT)
+    assert stored["kwire_events_total"] == {(): CALLS}
+    [host] = stored["kwire_host_events_total"]
+    assert stored["kwire_host_events_total"] == {host: CALLS}
+    assert stored["kwire_host_lost_events_total"] == {host: 0}
+    assert abs(stored["kwire_host_last_data_timestamp_seconds"][host] - time.time()) < 600
+    assert stored["kwire_sessions_total"] == {(): 1}
+    assert collector.get("/readyz") == (200, "ready\n")
+    assert collector.end() == 0
+    told = verified(*(tmp_path / "captures").glob("*.pcapng"))
+    assert (told["stored"], told["lost"], told["complete"]) == (CALLS, 0, True)
+    assert stored["kwire_bytes_total"][()] >= CALLS * 24
+
+
+def test_a_listening_agent_tells_what_it_relayed(
+    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    address = f"unix:{tmp_path}/agent"
+    agent = start("agent", "--listen", address, PROBE)
+    assert agent.get("/healthz") == (200, "ok\n")
+    command = [*KWIRE, "record", "-H", address, PROBE, "-n", "5000", "-w", str(tmp_path / "a.pcapng")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as recording:
+        until(lambda: agent.value("kwire_traces_total") == 1)
+        while recording.poll() is None:
+            call(load, 5000)
+    told = verified(tmp_path / "a.pcapng")
+    until(lambda: agent.value("kwire_sessions") == 0)
+    found = agent.scrape()
+    assert found.keys() >= names(table.SERVER)
+    assert told["stored"] == found["kwire_events_total"][()] == 5000
+    assert told["lost"] == sum(found["kwire_lost_events_total"].values())
+    assert found["kwire_sessions_total"] == {(): 1}
+    assert agent.end() == 0
+
+
+def test_what_goes_with_a_recording_here(tmp_path: Path) -> None:
+    command = [*KWIRE, "record", "-H", "unix:/nowhere", PROBE, "-w", "a.pcapng", "--metrics", ":0"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 1
+    assert "whose agent has metrics" in run.stderr
