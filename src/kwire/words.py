@@ -29,3 +29,12 @@ def lost(count: int, causes: Mapping[str, int]) -> str:
         return f"{count:,} lost ({next(iter(causes))})"
     why = ", ".join(f"{number:,}: {cause}" for cause, number in causes.items())
     return f"{count:,} lost ({why})" if why else f"{count:,} lost"
+
+
+def human_size(size: float) -> str:
+    """A number of bytes as a person reads it: `100.0 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return ""

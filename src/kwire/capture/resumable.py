@@ -56,7 +56,8 @@ class ResumableWriter(Writer):
 
     `resume`: the `id` and `state` of a writer that was left at that point, with `schemas`, its probes;
     `moved`: its file is looked for in the folder of the target, and below, by its inode;
-    `after`: the same of one whose file is gone, and its target: what is gone is counted in a new file.
+    `after`: the same of one whose file is gone, and its target: what is gone is counted in a new file;
+    `retired`: not where retention took it, as that is not lost.
     `name`: the `id` that it is to have. `stranger` is given every frame that is not an
     EVENT of a probe described. `sync`: each file of a rotation is on the disk, as fsync(2) promises, before
     the next one is written. Raises CaptureError where the target cannot be opened, GoneError where it is not
@@ -70,6 +71,7 @@ class ResumableWriter(Writer):
         "_moved",
         "_name",
         "_promised",
+        "_promised_file",
         "_remainders",
         "_resume",
         "_stranger",
@@ -91,6 +93,7 @@ class ResumableWriter(Writer):
         resume: tuple[str, State] | None = None,
         moved: bool = False,
         after: tuple[str, State, str] | None = None,
+        retired: bool = False,
         name: str = "",
         sync: bool = False,
         **options: Any,
@@ -113,10 +116,14 @@ class ResumableWriter(Writer):
         """Events by probe and cause that came as LOST frames."""
         super().__init__(target, schemas, **options)
         self._probes = b""
-        self._promised = self._file.output.position
+        self._promised, self._promised_file = self._file.output.position, self._file.number
         if self._after is not None:
             try:
-                self._count_gone(*self._after)
+                if retired:
+                    self._take_accounts(self._after[1])
+                    self._pass_on()
+                else:
+                    self._count_gone(*self._after)
             except _DAMAGE:
                 self.leave()
                 raise StateError("go on writing", str(self._base), "its state is damaged") from None
@@ -159,6 +166,11 @@ class ResumableWriter(Writer):
     def id(self) -> str:
         """What joins the files of this capture: 32 hexadecimal digits."""
         return self._id
+
+    @property
+    def promised_file(self) -> int:
+        """The number of the file in which a successor would go on; those before it are finished."""
+        return self._promised_file
 
     @property
     def gone(self) -> int:
@@ -235,7 +247,7 @@ class ResumableWriter(Writer):
 
     def promise(self) -> None:
         """What `state` gave last is written down: a successor goes on there."""
-        self._promised = self._file.output.position
+        self._promised, self._promised_file = self._file.output.position, self._file.number
         self._let_go()
 
     def leave(self) -> None:
@@ -307,15 +319,20 @@ class ResumableWriter(Writer):
         self._remainders = [each for each in os.fsdecode(state["remainders"]).split("\0") if each]
         return number, position, tail, started, (device, inode)
 
+    def _take_accounts(self, state: State) -> int:
+        """Take those of a writer whose file is not gone on with; gives its number."""
+        written, introduced = self._written, self._introduced
+        number = self._take_state(state)[0]
+        self._written, self._introduced, self._waiting = written, introduced, {}
+        return number
+
     def _count_gone(self, name: str, state: State, target: str) -> None:
         """Take the accounts of a writer whose file is gone: what was in it, and is not there, is lost.
 
         Losses that it told are told again. Files of the same rotation before it are taken to be there.
         """
         probes = len(self.schemas)
-        written, introduced = self._written, self._introduced
-        number = self._take_state(state)[0]
-        self._written, self._introduced, self._waiting = written, introduced, {}
+        number = self._take_accounts(state)
         if number:
             _set_aside_later(target, number, name)
         root, extension = os.path.splitext(target)

@@ -8,7 +8,8 @@ one is a hole too.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from kwire.capture import identity
@@ -16,6 +17,7 @@ from kwire.capture.event_counts import Row, Sums
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import PORTS, Capture, Section
+from kwire.capture.removed import Ledger, Range, in_words, without
 from kwire.capture.shared import Share, SharedPart, prove, read_part
 from kwire.capture.writer import Totals
 from kwire.wire.frames import Frames
@@ -203,25 +205,47 @@ def verify_capture(capture: Capture) -> FileReport:
     return FileReport(capture.name, balances, holes.found, problems, name, number, next_number, parts)
 
 
-def verify_set(reports: Sequence[FileReport]) -> list[str]:
+def verify_set(reports: Sequence[FileReport], removed: Ledger = MappingProxyType({})) -> list[str]:
     """What is missing between the files: those of rotations that are not among them, and captures of other
-    collectors that shared a session.
+    collectors that shared a session. `removed`: what retention took is not missing.
     """
+    problems = []
+    for near, _, missing in _gaps(reports, removed):
+        if missing:
+            verb = "is" if in_words(missing).startswith("file ") else "are"
+            problems.append(f"{in_words(missing)} of the rotation that {near} belongs to {verb} missing")
+    return problems + prove(_shares(reports, removed))
+
+
+def verify_removed(reports: Sequence[FileReport], removed: Ledger) -> list[str]:
+    """What retention took of the rotations that these files belong to, one line each: it proves nothing of
+    that.
+    """
+    return [
+        f"{in_words(gone)} of the rotation that {near} belongs to: removed by --keep of its collector"
+        for near, gone, _ in _gaps(reports, removed)
+        if gone
+    ]
+
+
+def _gaps(reports: Iterable[FileReport], removed: Ledger) -> Iterator[tuple[str, list[Range], list[Range]]]:
+    """Of each rotation: its first file here, what retention took of those that are not, the others."""
     rotations: dict[str, dict[int, FileReport]] = {}
     for report in reports:
         if report.capture:
             rotations.setdefault(report.capture, {})[report.number] = report
-    problems = []
-    for files in rotations.values():
-        wanted = set(range(1, max(files) + 1)) | {report.next for report in files.values() if report.next}
-        near = files[min(files)].path
-        for number in sorted(wanted - set(files)):
-            problems.append(f"file {number} of the rotation that {near} belongs to is missing")
-    return problems + prove(_shares(reports))
+    for capture, files in rotations.items():
+        there = {(number, number) for number in files}
+        wanted = [(1, max(files)), *((report.next, report.next) for report in files.values() if report.next)]
+        absent = without(wanted, there)
+        missing = without(absent, removed[capture].ranges if capture in removed else ())
+        yield files[min(files)].path, without(absent, missing), missing
 
 
-def _shares(reports: Iterable[FileReport]) -> list[Share]:
-    """What each capture has of sessions that several collectors shared."""
+def _shares(reports: Iterable[FileReport], removed: Ledger) -> list[Share]:
+    """What each capture has of sessions that several collectors shared; where retention took some, how many
+    events there were is not known.
+    """
     shares = []
     for report in reports:
         if report.parts:
@@ -230,7 +254,8 @@ def _shares(reports: Iterable[FileReport]) -> list[Share]:
             for balance in (balance for one in files for balance in one.balances):
                 there[balance.probe] += balance.stored + balance.lost
             produced = {probe: part.produced for probe, part in report.parts.items()}
-            shares.append(Share(report.path, next(iter(report.parts.values())), produced, dict(there)))
+            part, whole = next(iter(report.parts.values())), report.capture not in removed
+            shares.append(Share(report.path, part, produced, dict(there), whole))
     return shares
 
 

@@ -389,6 +389,11 @@ class Writer:
         if self._retold is not None:
             self._retold.begin()
         self._written += old.output.position
+        self._pass_on()
+        return True
+
+    def _pass_on(self) -> None:
+        """What is in the file is in an earlier one from now on."""
         for probe in range(len(self.schemas) + 1):
             self._earlier_lost[probe] += self._lost[probe]
             self._lost[probe] = 0
@@ -396,7 +401,6 @@ class Writer:
                 row = (probe - 1) * walk.ROW_WORDS + walk.ROW_STORED
                 self._earlier_stored[probe] += self._rows[row]
                 self._rows[row] = 0
-        return True
 
     def _ending(self, schema: Schema) -> list[str]:
         """More comments for the closing statistics of a probe."""

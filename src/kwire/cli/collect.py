@@ -24,10 +24,11 @@ from kwire.cli.network import (
 )
 from kwire.cli.process import ending_signals
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
-from kwire.cli.tracing import CLEAR_LINE, allow_descriptors, human_size
+from kwire.cli.tracing import CLEAR_LINE, allow_descriptors
 from kwire.collector.collected_session import CaptureTarget
 from kwire.collector.collector import Collector
 from kwire.collector.folder import Folder
+from kwire.collector.retention import Keep, Retention
 from kwire.collector.store import Options
 from kwire.errors import KwireError
 from kwire.transport.address import Address, parse
@@ -39,7 +40,7 @@ from kwire.transport.listen import Listener, listen
 from kwire.transport.loop import Loop
 from kwire.transport.rate_limited_log import RateLimitedLog
 from kwire.wire.settings import Settings
-from kwire.words import lost, plural
+from kwire.words import human_size, lost, plural
 
 if TYPE_CHECKING:
     from kwire.broker.client import Broker
@@ -105,6 +106,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="begin a new file after so much (100M) or so long (60s)",
     )
     where.add_argument(
+        "--keep",
+        metavar="SIZE|TIME",
+        type=values.size_or_time,
+        action="append",
+        default=[],
+        help="remove finished captures beyond so much (100G), or written so long ago (7d); both may be given",
+    )
+    where.add_argument(
         "--sync", action="store_true", help="acknowledge only what is on the disk, power cuts included"
     )
     whom.add_argument(
@@ -134,6 +143,10 @@ class Run:
         self.collector = Collector(
             self.loop, _place(args), session_settings(args, Settings()), say=self.news.say, hosts=hosts
         )
+        keep = _keep(args)
+        self.retention: Retention | None = None
+        if keep != Keep():
+            self.retention = Retention(self.loop, self.collector.storage, keep, self.news.say)
         self.roster = Roster(hosts, self.collector.place.folder.known())
         self.left = False
         """SIGTERM: sessions go on with the next collector."""
@@ -211,6 +224,8 @@ class Run:
 
     def run(self) -> None:
         """Collect until something ends it."""
+        if self.retention is not None:
+            self.retention.begin()
         if self.broker is not None:
             self.broker.start()
         self.loop.at(self.loop.now() + TICK, self._tick)
@@ -240,6 +255,8 @@ class Run:
         """Make all safe, and go."""
         for connector in self.connectors:
             connector.close()
+        if self.retention is not None:
+            self.retention.stop()
         self.collector.stop()
         for listener in self.listeners:
             listener.close()
@@ -256,7 +273,11 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         seconds = round(time.monotonic() - self.start, 3)
-        return self.collector.summary() | {"failures": self.loop.failures, "seconds": seconds}
+        summary = self.collector.summary() | {"failures": self.loop.failures, "seconds": seconds}
+        if self.retention is not None:
+            gone = self.retention
+            summary["removed"] = {"files": gone.removed_files, "bytes": gone.removed_bytes}
+        return summary
 
     def _look(self) -> None:
         if not any(
@@ -344,6 +365,19 @@ def report(summary: dict[str, Any]) -> None:
         tell(f"{host['host'] or 'unknown'}: {plural(host['events'], 'event')}, {gone}, in {files}{still}")
     if not summary["hosts"]:
         tell("no events")
+
+
+def _keep(args: argparse.Namespace) -> Keep:
+    """What `--keep` says. KwireError where that cannot be kept."""
+    sizes, times = ([one[part] for one in args.keep if one[part]] for part in (0, 1))
+    if len(sizes) > 1 or len(times) > 1:
+        raise KwireError("keep", "captures", "--keep takes a size and a time, one of each", "leave one out")
+    if args.merge is not None and args.keep and args.rotate == (0, 0.0):
+        raise KwireError("keep", args.merge, "one file is never finished", "give --rotate, or -w")
+    if sizes and sizes[0] < 2 * args.rotate[0]:
+        cause = f"--keep {human_size(sizes[0])} holds no two files of --rotate"
+        raise KwireError("keep", "captures", cause, "keep more, or rotate sooner")
+    return Keep(*times[:1] or [0.0], *sizes[:1])
 
 
 def _place(args: argparse.Namespace) -> CaptureTarget:

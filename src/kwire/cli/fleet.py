@@ -10,9 +10,8 @@ from kwire.cli import values
 from kwire.cli.lines import tell
 from kwire.cli.network import add_broker_arguments, broker_login
 from kwire.cli.status import OK
-from kwire.cli.tracing import human_size
 from kwire.view.text import safe
-from kwire.words import plural
+from kwire.words import human_size, plural
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -25,7 +25,7 @@ from kwire.cli.process import ending_signals
 from kwire.cli.status import NOT_WHOLE, OK, of_command
 from kwire.hints import IO, TYPE_CHECKING, Any
 from kwire.interrupts import Asked
-from kwire.words import are, lost, plural
+from kwire.words import are, human_size, lost, plural
 
 if TYPE_CHECKING:
     from kwire.capture.writer import Writer
@@ -224,15 +224,6 @@ class Progress:
         if self._shown:
             sys.stderr.write(CLEAR_LINE)
             self._shown = False
-
-
-def human_size(size: float) -> str:
-    """A number of bytes as a person reads it."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return ""
 
 
 def report(summary: dict[str, Any]) -> None:

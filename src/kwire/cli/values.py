@@ -5,7 +5,7 @@ import argparse
 from kwire.errors import KwireError
 from kwire.live.command import split
 
-SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 """Unit letter → bytes."""
 
 DURATIONS = {"ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -45,16 +45,21 @@ def rotation(text: str) -> tuple[int, float]:
 
     `m` is minutes, `M` is megabytes; a number without a unit could be either.
     """
+    number, time = size_or_time(text)
+    if number and number < LEAST_ROTATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is too little for a file; write 256K or more")
+    return number, time
+
+
+def size_or_time(text: str) -> tuple[int, float]:
+    """Read a size (`100G`) or a duration (`7d`), as (bytes, seconds), one of them 0; `m` is minutes."""
     if text[-1:].isdigit() and _split(text):
         raise argparse.ArgumentTypeError(
             f"{text!r} has no unit; write a size, as {text}M, or a time, as {text}s"
         )
     if text[-1:] == "m" or text.lower().endswith(("s", "h", "d")):
         return 0, seconds(text)
-    number = size(text)
-    if number < LEAST_ROTATION:
-        raise argparse.ArgumentTypeError(f"{text!r} is too little for a file; write 256K or more")
-    return number, 0.0
+    return size(text), 0.0
 
 
 def add_clobber(parser: argparse.ArgumentParser) -> None:

@@ -1,11 +1,13 @@
 """`kwire verify`: prove captures complete, or name every hole."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from kwire.capture.verify import Balance, FileReport, Hole, verify_capture, verify_set
+from kwire.capture.removed import Removed, read_ledger
+from kwire.capture.verify import Balance, FileReport, Hole, verify_capture, verify_removed, verify_set
 from kwire.cli.choosing import add_ports, ports
 from kwire.cli.lines import say
 from kwire.cli.status import FAILED, NOT_WHOLE, OK, worst
@@ -19,7 +21,8 @@ HELP = "prove a capture complete, or name every hole"
 
 EPILOG = """\
 Complete means: for each probe, events produced = events stored, and the file's own closing statistics say so.
-Give all files of a rotation together; a missing one is found. Give all captures of a session that several
+Give all files of a rotation together; a missing one is found. What a collector's --keep has removed is not
+missing: it is named, and nothing is proven of it. Give all captures of a session that several
 collectors shared (kwire collect --group) together: then what they have is added up.
 A session captured on a network is complete where every DATA frame from its HELLO to its BYE is there. So
 each hop can be proven: source, network,
@@ -50,15 +53,18 @@ def run(args: argparse.Namespace) -> int:
                 reports.append(verify_capture(capture))
         except KwireError as error:
             unreadable.append((path, error))
-    missing = verify_set(reports)
+    removed: dict[str, Removed] = {}
+    for folder in dict.fromkeys(os.path.dirname(report.path) for report in reports if report.capture):
+        removed |= read_ledger(folder)
+    missing, told = verify_set(reports, removed), verify_removed(reports, removed)
     if args.json:
         import json
 
-        sys.stdout.write(json.dumps(_object(reports, missing, unreadable)) + "\n")
+        sys.stdout.write(json.dumps(_object(reports, missing, told, unreadable)) + "\n")
     else:
         for report in reports:
             sys.stdout.write("\n".join(_lines(report)) + "\n")
-        for problem in missing:
+        for problem in [*missing, *told]:
             sys.stdout.write(f"{safe(problem)}\n")
     sys.stdout.flush()
     for _, reason in unreadable:
@@ -116,7 +122,10 @@ def _row(balance: Balance) -> dict[str, Any]:
 
 
 def _object(
-    reports: list[FileReport], missing: list[str], unreadable: list[tuple[str, KwireError]]
+    reports: list[FileReport],
+    missing: list[str],
+    removed: list[str],
+    unreadable: list[tuple[str, KwireError]],
 ) -> dict[str, Any]:
     files: list[dict[str, Any]] = []
     for report in reports:
@@ -135,4 +144,10 @@ def _object(
             files[-1]["tables"] = report.tables._asdict()
     complete = not missing and not unreadable and all(report.complete for report in reports)
     failed = [{"file": path, "error": str(error)} for path, error in unreadable]
-    return {"complete": complete, "files": files, "problems": missing, "unreadable": failed}
+    return {
+        "complete": complete,
+        "files": files,
+        "problems": missing,
+        "removed": removed,
+        "unreadable": failed,
+    }

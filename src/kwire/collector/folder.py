@@ -45,12 +45,13 @@ def harmless(host: str) -> str:
 class Folder:
     """An open folder, made where it is not there. FolderError where it cannot be, or is in use."""
 
-    __slots__ = ("_lock", "path", "sessions")
+    __slots__ = ("_given", "_lock", "path", "sessions")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.sessions = os.path.join(path, SESSIONS)
         """Where the checkpoints are."""
+        self._given: set[str] = set()  # paths of this second: retention may have taken their first files
         self._lock = self._make()
 
     def _make(self) -> int:
@@ -119,10 +120,12 @@ class Folder:
         """A free path for a capture that begins now: `host-20260131-235959.pcapng`, UTC."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now))
         stem = os.path.join(self.path, f"{harmless(host)}-{stamp}")
+        self._given = {path for path in self._given if stamp in path}
         number, path = 1, f"{stem}.pcapng"
-        while self.taken(path):
+        while self.taken(path) or path in self._given:
             number += 1
             path = f"{stem}.{number}.pcapng"
+        self._given.add(path)
         return path
 
     def beside(self, path: str) -> str:
@@ -131,11 +134,19 @@ class Folder:
         with contextlib.suppress(OSError):
             names = os.listdir(os.path.dirname(os.path.abspath(path)))
             for number in count(1):
-                stem = f"{root}.{number}" if number > 1 else root
-                name = re.compile(re.escape(os.path.basename(stem)) + r"(-\d{4,})?" + re.escape(extension))
-                if not any(map(name.fullmatch, names)):
-                    return stem + extension
+                free = f"{root}.{number}{extension}" if number > 1 else path
+                if not any(map(_files_of(free).fullmatch, names)):
+                    return free
         return path
+
+    def any_of(self, path: str) -> bool:
+        """Whether a capture of that path, or any file of its rotation, is there; also where that cannot be
+        known.
+        """
+        try:
+            return any(map(_files_of(path).fullmatch, os.listdir(os.path.dirname(os.path.abspath(path)))))
+        except OSError:
+            return True
 
     def checkpoints(self) -> Iterator[str]:
         """The paths of the checkpoints of sessions; those that were not touched for KEEP seconds are
@@ -155,6 +166,12 @@ class Folder:
         """Whether a capture of that path, or the first file of its rotation, is there."""
         root, extension = os.path.splitext(path)
         return any(os.path.lexists(each) for each in (path, f"{root}-0001{extension}"))
+
+
+def _files_of(path: str) -> re.Pattern[str]:
+    """The names of a capture at this path, and of the files of its rotation."""
+    root, extension = os.path.splitext(os.path.basename(path))
+    return re.compile(re.escape(root) + r"(-\d{4,})?" + re.escape(extension))
 
 
 def _sync(folder: str) -> None:

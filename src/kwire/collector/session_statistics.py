@@ -4,6 +4,7 @@ Invariants: numbers are those of the captures, so after a restart they are of th
 that ended here more than once, because it came back, counts once.
 """
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -93,7 +94,10 @@ class SessionStatistics:
             host["unproven"] += not session["proven"]
             for cause, count in session["causes"].items():
                 host["causes"][cause] = host["causes"].get(cause, 0) + count
-            host["files"] += [file for file in session["files"] if file not in host["files"]]
+            known = set(host["files"])
+            host["files"] += [
+                file for file in session["files"] if file not in known and os.path.lexists(file)
+            ]
             host["clock"] = session["clock"] or host["clock"]
         return {
             "hosts": sorted(hosts.values(), key=lambda host: str(host["host"])),

@@ -71,6 +71,8 @@ class Storage:
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
         self._done: dict[bytes, StoredSession] = {}  # ended here, by token: checkpoints may be removed
+        self._parked: dict[str, tuple[str, int]] = {}
+        # Checkpoints of sessions that may come back → the capture they left, and the number of its last file.
         self._adrift: dict[str, Checkpoint] = {}  # removed ones, by path, of stores that were left
         self._taken = 0  # bytes since the last commit
         self._commit: Timer | None = None
@@ -168,6 +170,7 @@ class Storage:
         stored_session = store.join(token, about)
         if not store.closed:
             self.stores.add(store)
+            self._parked.pop(self.place.folder.checkpoint(token), None)
         return store, stored_session
 
     def merged(self) -> Store:
@@ -204,6 +207,7 @@ class Storage:
         except BaseException:
             self.leave(store)
             raise
+        self._park(store)
 
     def close_merged(self) -> Store | None:
         """Give a merged capture its ending, and give it, if there is one."""
@@ -241,8 +245,36 @@ class Storage:
         """A store is closed."""
         for stores in (self.stores, self._dirty, self.refused):
             stores.discard(store)
+        self._park(store)
         if self._merged is store:
             self._merged = None
+
+    # ------------------------------------------------------------------ what retention may take
+
+    def _park(self, store: Store) -> None:
+        """Note where the sessions of a closed store may go on."""
+        token = next((one.token for one in store.stored_sessions.values() if not one.done), None)
+        if store.opened and not store.merged and token is not None:
+            self._parked[self.place.folder.checkpoint(token)] = store.held
+
+    def in_use(self, capture: str, number: int) -> bool:
+        """Whether a file of a capture is written by an open session, or may have what is not acknowledged."""
+        for store in {*self.stores, *filter(None, [self._merged])}:
+            open_capture, first = store.held
+            if open_capture == capture and number >= first:
+                return True
+        return False
+
+    def release(self, capture: str, number: int) -> None:
+        """A file that is not in use goes: where a session that is away would go on in it, its checkpoint is
+        told to go on without. CheckpointError: that cannot be.
+        """
+        for checkpoint, (parked, last) in self._parked.items():
+            if parked == capture and number >= last:
+                with contextlib.suppress(NoCheckpointError):  # forgotten: nothing goes on
+                    Store.retire(self._at(checkpoint), self.place.options.sync)
+                del self._parked[checkpoint]
+                return
 
     def _again(self, token: bytes, host: str) -> Store:
         folder = self.place.folder
@@ -347,7 +379,7 @@ class Storage:
         stored_sessions = self._stored_sessions_of(checkpoint)
         with contextlib.suppress(CaptureError, CheckpointError):
             ended = Store.ended(checkpoint) if all(one.done for one in stored_sessions) else ""
-            if stored_sessions and ended and not self.place.folder.taken(ended):
+            if stored_sessions and ended and not self.place.folder.any_of(ended):
                 os.unlink(checkpoint)
                 before = plural(len(stored_sessions), "session")
                 self._told.say(

@@ -184,6 +184,27 @@ class Store:
         finally:
             book.close()
 
+    @staticmethod
+    def retire(checkpoint: str, sync: bool) -> None:
+        """Let a checkpoint know that retention takes the file its capture was left in: a successor begins
+        another one, and what was in it counts as stored. Raises as `stored_sessions_of`.
+        """
+        values: dict[bytes, bytes] = {}
+        book = Checkpoint(checkpoint, lambda: Contents(values), sync=sync)
+        try:
+            values |= book.load()
+            values[_FRONT] = cbor.dumps({**_read(checkpoint, values)[0], "retired": True})
+            book.write(Contents({_FRONT: values[_FRONT]}))
+        finally:
+            book.close()
+
+    @property
+    def held(self) -> tuple[str, int]:
+        """The capture and the number of the first of its files that is needed to go on: those before it are
+        finished, and all in them is acknowledged.
+        """
+        return self.writer.id, self.writer.promised_file
+
     def _prepare(
         self, checkpoint: str | None, packing: Packing, options: Options, spare: Callable[[], str] | None
     ) -> None:
@@ -219,11 +240,22 @@ class Store:
             assert self._spare is not None
             self._begin(self._spare(), options)
             return
-        self._go_on(str(front["id"]), state, options)
-        if front.get("ended"):
+        if front.get("retired"):
+            self._succeed(str(front["id"]), state, options)
+        else:
+            self._go_on(str(front["id"]), state, options)
+        if front.get("ended") and not self.closed:
             self._checkpoint.write(Contents({_FRONT: cbor.dumps(self._front)}))
         if self._over:
             self.close()
+
+    def _succeed(self, name: str, state: State, options: Options) -> None:
+        """Go on after a capture that retention took: with a new one; without a `spare` later."""
+        if self._spare is None:
+            self.closed = True
+            return
+        old, self._front["path"] = self.path, ""
+        self._begin(self._spare(), options, (name, state, old), retired=True)
 
     def _go_on(self, name: str, state: State, options: Options) -> None:
         """Go on with the capture where it is, or was moved to; else with one that takes its place."""
@@ -252,17 +284,23 @@ class Store:
         self._front["path"] = os.path.basename(self.path)
         self._front["id"] = self.writer.id
 
-    def _begin(self, path: str, options: Options, after: tuple[str, State, str] | None = None) -> None:
+    def _begin(
+        self,
+        path: str,
+        options: Options,
+        after: tuple[str, State, str] | None = None,
+        retired: bool = False,
+    ) -> None:
         """Open a new capture, and let the checkpoint know before anything is in it; `after`: one that is
-        gone.
-        """  # fmt: skip
+        gone, or was `retired`.
+        """
         self.path, self._front["path"] = path, os.path.basename(path)
         self._front["id"] = os.urandom(16).hex()
         if self._checkpoint is not None and after is None:
             stored_sessions = self._stored_sessions(whole=True)
             begun = {_FRONT: cbor.dumps({**self._front, "begun": False})}
             self._checkpoint.renew(Contents({**stored_sessions.often, **begun}, stored_sessions.once))
-        self._open(options, after=after)
+        self._open(options, after=after, retired=retired)
         try:
             self._put_down()
         except BaseException:
@@ -282,6 +320,7 @@ class Store:
         resume: tuple[str, State] | None = None,
         after: tuple[str, State, str] | None = None,
         moved: bool = False,
+        retired: bool = False,
     ) -> None:
         schemas = [
             schema for stored_session in self.stored_sessions.values() for schema in stored_session.schemas()
@@ -296,6 +335,7 @@ class Store:
             resume=resume,
             moved=moved,
             after=after,
+            retired=retired,
             name=str(self._front.get("id", "")),
             sync=options.sync,
             rotate_bytes=options.rotate_bytes,
