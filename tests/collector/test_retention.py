@@ -19,6 +19,7 @@ from kwire.capture.removed import LEDGER, Removed, in_words, read_ledger, withou
 from kwire.capture.verify import verify_removed, verify_set
 from kwire.collector import retention
 from kwire.collector.checkpoint import Checkpoint, CheckpointError
+from kwire.collector.metrics import CollectorMetrics
 from kwire.collector.retention import Keep, Retention
 from kwire.wire.session import Settings
 from kwire.wire.transitions import State
@@ -128,6 +129,11 @@ def test_the_oldest_go_until_the_rest_is_small_enough(site: Site) -> None:
     looker = looked(site, Keep(bytes=sizes[0] + sizes[2]))
     assert [path.exists() for path in captures] == [True, False, True, False]
     assert (looker.removed_files, looker.bytes, looker.trouble) == (2, sizes[0] + sizes[2], "")
+    told = {one.name: one.value for one in CollectorMetrics(site.collector, None, looker).samples() if one}
+    assert told["kwire_removed_files_total"] == 2
+    assert told["kwire_removed_bytes_total"] == sizes[1] + sizes[3]
+    assert told["kwire_kept_bytes"] == sizes[0] + sizes[2]
+    assert told["kwire_keep_fails"] == 0
     site.close()
 
 
@@ -146,7 +152,8 @@ def test_a_file_in_use_never_goes(site: Site) -> None:
     source.give(5, source.peer)
     source.finish(source.peer)
     site.until(lambda: source.ended is not None and not site.collector.collected_sessions)
-    (host,) = (site.close(), site.collector.summary())[1]["hosts"]
+    site.close()
+    (host,) = site.collector.summary()["hosts"]
     assert (host["events"], host["lost"], host["unproven"]) == (12_005, 0, 0)
     left = site.captures()
     assert host["files"] == [str(path) for path in left]
@@ -213,9 +220,7 @@ def test_a_session_that_is_away_goes_on_without_its_file(site: Site, rotate: int
 
 
 @pytest.mark.parametrize("moment", ["ledger", "checkpoint", "file"])
-def test_killed_in_the_middle_of_a_round(
-    site: Site, moment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_in_the_middle_of_a_round(site: Site, moment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the ledger was written, after the checkpoint knows it, after the file is gone."""
     site.open(settings=QUICK, rotate_bytes=ROTATED)
     source = delivered(site, "host", 12_000, finish=False)

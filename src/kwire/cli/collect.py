@@ -199,7 +199,7 @@ class Run:
             from kwire.collector.metrics import CollectorMetrics
             from kwire.metrics.table import COLLECT
 
-            told = CollectorMetrics(self.collector, self.broker)
+            told = CollectorMetrics(self.collector, self.broker, self.retention)
             self.endpoint = metrics.serve(args, self.loop, COLLECT, told.samples, told.ready)
         sys.stderr.flush()
 

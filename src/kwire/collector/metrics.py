@@ -9,14 +9,18 @@ from collections.abc import Iterator
 
 from kwire.broker.client import Broker
 from kwire.collector.collector import Collector
+from kwire.collector.retention import Retention
 from kwire.metrics.counted import counted
 from kwire.metrics.table import COLLECT, Sample, cause_label, labelled
 
 
 class CollectorMetrics:
-    """Those of `collect`. `broker`: what it takes from, besides agents."""
+    """Those of `collect`. `broker`: besides agents; `retention`: what removes captures."""
 
-    def __init__(self, collector: Collector, broker: Broker | None = None) -> None:
+    def __init__(
+        self, collector: Collector, broker: Broker | None = None, retention: Retention | None = None
+    ) -> None:
+        self._retention = retention
         self._collector = collector
         self._broker = broker
 
@@ -52,6 +56,11 @@ class CollectorMetrics:
         yield Sample("kwire_reconnects_total", collector.reconnects)
         yield Sample("kwire_disk_refuses", float(bool(collector.trouble)))
         yield Sample("kwire_held_bytes", collector.held)
+        keep = self._retention
+        yield Sample("kwire_removed_files_total", keep.removed_files if keep else 0)
+        yield Sample("kwire_removed_bytes_total", keep.removed_bytes if keep else 0)
+        yield Sample("kwire_kept_bytes", keep.bytes if keep else 0)
+        yield Sample("kwire_keep_fails", float(bool(keep and keep.trouble)))
         yield from counted(collector.loop, COLLECT)
         last = list(collector.storage.heard.items())
         hosts: Counter[str] = Counter()

@@ -228,6 +228,34 @@ METRICS: Final[tuple[Metric, ...]] = (
         "Bytes that came and wait here for the disk or a clock, not acknowledged",
         (COLLECT,),
     ),
+    Metric(
+        "kwire_removed_files_total",
+        COUNTER,
+        "files",
+        "Files of captures that --keep removed",
+        (COLLECT,),
+    ),
+    Metric(
+        "kwire_removed_bytes_total",
+        COUNTER,
+        "bytes",
+        "Bytes of captures that --keep removed",
+        (COLLECT,),
+    ),
+    Metric(
+        "kwire_kept_bytes",
+        GAUGE,
+        "bytes",
+        "Bytes of captures in the folder, when --keep looked last; 0 without it",
+        (COLLECT,),
+    ),
+    Metric(
+        "kwire_keep_fails",
+        GAUGE,
+        "",
+        "1 while something stays that --keep should remove, or what is in use is more than it allows",
+        (COLLECT,),
+    ),
     Metric("kwire_files_total", COUNTER, "files", "Files of captures begun", (RECORD,)),
     Metric(
         "kwire_failures_total", COUNTER, "failures", "Failures of kwire itself that were contained", NETWORKED
