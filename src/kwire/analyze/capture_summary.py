@@ -124,9 +124,13 @@ class CaptureSummary:
         for section, others in self._sums.add(capture, frames):
             self._lost(frames, others, section)
 
+    def foresee(self, capture: NetworkCapture) -> None:
+        """Take the probes that are known so far for all; `end` tells which there are."""
+        self.probes = [Seen(section, one) for section in capture.sections for one in section.history]
+
     def end(self, capture: NetworkCapture, source: Source | None = None) -> None:
         """Take over what the capture says of itself, once it was read as far as it is wanted."""
-        self.read = True
+        self.read, self.probes = True, []
         for section, rows in self._sums.rows():
             for schema, row in rows:
                 if schema is None:

@@ -2,12 +2,14 @@
 
 Invariants: neither the capture nor the query is trusted: SQL reaches no file, no network, no extension and no
 setting; names from the capture never stand in SQL text. Nothing is loaded before a query asks: each scan of
-a table is one reading of the file, decodes only the columns that the query uses, and is bounded in memory;
-what DuckDB itself must keep (sorts, joins) it spills beyond its limit into a directory that is removed.
+a table is one reading of the file, decodes only the columns that the query uses, and is bounded in memory.
+A capture that has only begun to be read is asked what one reading answers; what
+DuckDB itself must keep (sorts, joins) it spills beyond its limit into a directory that is removed.
 """
 
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final
 
@@ -16,10 +18,11 @@ from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.scan import Progress, Scan
 from kwire.analyze.selection import Selection
 from kwire.analyze.shared import Shared
-from kwire.analyze.source import Source
+from kwire.analyze.source import Source, UnforeseenError
 from kwire.analyze.tables import ADDED, Table, Tables
 from kwire.analyze.zone import local_time
 from kwire.errors import KwireError
+from kwire.packets.open import NetworkCapture
 from kwire.view.table import cause_text
 from kwire.view.text import safe
 from kwire.wire.schema import Schema, bounded
@@ -114,12 +117,15 @@ class Database:
         "_connection",
         "_directory",
         "_needed",
+        "_reading",
         "_registered",
         "_relations",
         "_shared",
         "_source",
+        "_summary",
         "decoded",
         "failures",
+        "interrupted",
         "progress",
         "schemas",
         "selection",
@@ -133,16 +139,16 @@ class Database:
 
         arrow.load()
         duckdb = _duckdb()
-        self._source = source
+        self._source, self._summary = source, capture_summary
+        self._reading: NetworkCapture | None = None  # the only one there may be
+        self.interrupted = False
+        """Whether `interrupt` was called."""
         self.progress: Progress | None = None
         self.selection = selection or Selection()
         self._directory = tempfile.TemporaryDirectory(prefix="kwire-query-")
         config = LOCKED | {"temp_directory": self._directory.name}
         self._connection = duckdb.connect(":memory:", config=config)
-        reserved = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
-        words = [word for (word,) in self._connection.execute(reserved).fetchall()]
-        wanted = [seen.schema for seen in capture_summary.probes if self.selection.wants(seen.schema)]
-        self.tables = Tables(wanted, words)
+        self.tables = self._tables()
         self._shared = Shared(self.tables)
         self._needed: set[str] | None = None
         self.decoded = 0
@@ -158,12 +164,18 @@ class Database:
         self._registered: set[str] = set()
 
     def query(self, sql: str) -> "Result":
-        """Run SQL; gives the rows of its last statement. QueryError."""
+        """Run SQL; gives the rows of its last statement. QueryError.
+
+        UnforeseenError, by now or while the rows are read, where the capture has not been read, and is to be
+        known before this can be answered.
+        """
         duckdb = _duckdb()
         self._register(sql)
         complaint, before = "", 0
         try:
             statements = [statement.query for statement in self._connection.extract_statements(sql)]
+            if not self._summary.read and not self._is_read_once(statements, sql):
+                raise UnforeseenError
             if not statements:
                 raise QueryError("", "nothing is written here", "write SELECT … FROM …", sql)
             for statement in statements[:-1]:
@@ -176,6 +188,8 @@ class Database:
         except duckdb.Error as error:
             if self.failures:
                 raise self.failures[0] from None
+            if not self._summary.read:
+                raise UnforeseenError from None
             message = str(error)
             if complaint.partition("\n")[0] == message.partition("\n")[0]:
                 message, before = complaint, before - 1  # it tells the place, one line too far down
@@ -189,8 +203,14 @@ class Database:
             found = known.find(schema)
             return found is not None and (schema.map is None if table is None else found is table)
 
-        with self._source.open() as capture:
-            scan = Scan(capture, self.selection.only(wanted), self.progress)
+        watch = None if self._summary.read else self._summary.add
+        with ExitStack() as stack:
+            capture = self._source.open()
+            if watch is None:
+                stack.enter_context(capture)
+            else:
+                self._reading = capture
+            scan = Scan(capture, self.selection.only(wanted), self.progress, watch=watch)
             if table is None:
                 found = ((known.find(block.schema), block) for block in scan)
                 yield from self._shared.batches(
@@ -201,13 +221,36 @@ class Database:
                 for block in scan:
                     yield arrow.batch(table, schema, block, fill, needed)
             self.decoded += scan.decoded
+        self.finish()
+
+    def finish(self) -> None:
+        """Read what a query has left of a capture. UnforeseenError where its tables are others than those
+        that were foreseen.
+        """
+        if self._summary.read or self._reading is None:
+            return
+        for frames in self._reading:
+            self._summary.add(self._reading, frames)
+        self._summary.end(self._reading, self._source)
+        if not self.tables.same(self._tables()):
+            raise UnforeseenError
+
+    def _tables(self) -> Tables:
+        reserved = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
+        words = [word for (word,) in self._connection.cursor().execute(reserved).fetchall()]
+        return Tables(
+            (seen.schema for seen in self._summary.probes if self.selection.wants(seen.schema)), words
+        )
 
     def interrupt(self) -> None:
         """Break off a query that runs, from another thread: it raises QueryError."""
+        self.interrupted = True
         self._connection.interrupt()
 
     def close(self) -> None:
         """Close the database."""
+        if self._reading is not None:
+            self._reading.close()
         self._connection.close()
         self._directory.cleanup()
 
@@ -228,6 +271,19 @@ class Database:
                 self._connection.register(name, relation)
                 self._registered.add(name)
 
+    def _is_read_once(self, statements: list[str], sql: str) -> bool:
+        """Whether a query needs one reading of the events, and nothing of what was counted."""
+        import json
+
+        words = set(_WORD.findall(sql.casefold()))
+        if len(statements) != 1 or words & {"lost", "probes"}:
+            return False
+        try:
+            plan = self._connection.execute(EXPLAIN + statements[0]).fetchall()
+            return len(list(scans(json.loads(plan[0][1])))) == 1
+        except (_duckdb().Error, ValueError, IndexError, TypeError, AttributeError):
+            return False
+
     def _plan(self, statement: str) -> str:
         """Find out which columns a statement uses (all where DuckDB does not tell); gives its complaint."""
         import json
@@ -244,16 +300,21 @@ class Database:
         return ""
 
 
-def columns_used(plan: Any, schemas: Any) -> set[str] | None:
-    """Names of the columns that the scans of a plan give, of all tables; None where one is unknown."""
-    known = {name for schema in schemas.values() for name in schema.names}
-    used: set[str] = set()
+def scans(plan: Any) -> Iterator[Any]:
+    """The scans of tables in a plan."""
     nodes = list(plan)
     while nodes:
         node = nodes.pop()
         nodes += node.get("children", ())
-        if "ARROW_SCAN" not in node.get("name", ""):
-            continue
+        if "ARROW_SCAN" in node.get("name", ""):
+            yield node
+
+
+def columns_used(plan: Any, schemas: Any) -> set[str] | None:
+    """Names of the columns that the scans of a plan give, of all tables; None where one is unknown."""
+    known = {name for schema in schemas.values() for name in schema.names}
+    used: set[str] = set()
+    for node in scans(plan):
         info = node.get("extra_info", {})
         names = info.get("Projections", [])
         for name in [names] if isinstance(names, str) else names:

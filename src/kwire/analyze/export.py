@@ -8,15 +8,17 @@ them, null where a probe has it not; fields of one name and different types get 
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from kwire.analyze import arrow
-from kwire.analyze.capture_summary import CaptureSummary, Seen
+from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.gathering import Gathering, Pending, Shapes
 from kwire.analyze.losses import Missing
 from kwire.analyze.order import Run, runs
 from kwire.analyze.scan import Block, Scan
+from kwire.analyze.source import UnforeseenError
 from kwire.analyze.tables import COMMON, Table, Tables
 from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
@@ -24,6 +26,8 @@ from kwire.errors import KwireError
 
 ROWS: Final = 1 << 17  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
+COUNT: Final = 20  # digits of what a file tells of its capture, at most …
+SLACK: Final = 1 << 14  # … and bytes for what else it may turn out to have to tell
 
 Progress = Callable[[int], None]
 
@@ -31,15 +35,13 @@ Progress = Callable[[int], None]
 class Export(NamedTuple):
     """What is exported: `blocks`, to be read once; `tables` are those that their events can be in.
 
-    `seen`: the probes of these tables; `lost`: events that the capture lost in all; `begins`: wall-clock ns
-    of its first event; `holes`: what was lost of these tables, to be read after the blocks.
+    `summary`: of the capture; where it has not been read yet (`read`), it is once the blocks are. `holes`:
+    what was lost of these tables, to be read after the blocks.
     """
 
     blocks: Iterable[Block]
     tables: Tables
-    seen: Sequence[Seen]
-    lost: int
-    begins: int
+    summary: CaptureSummary
     holes: Iterable[Missing]
 
 
@@ -55,43 +57,56 @@ class _Holes:
         return self._scan.losses.holes()
 
 
-def whole(scan: Scan, capture_summary: CaptureSummary, tables: Tables) -> Export:
-    """All that a scan gives, in one file."""
-    seen = [one for one in capture_summary.probes if tables.find(one.schema) is not None]
-    return Export(scan, tables, seen, capture_summary.losses.total, capture_summary.begins, _Holes(scan))
+def whole(
+    scan: Scan, summary: CaptureSummary, tables: Tables, done: Callable[[], None] | None = None
+) -> Export:
+    """All that a scan gives, in one file. `done` is called once all was read."""
+    return Export(_read(scan, tables, done), tables, summary, _Holes(scan))
 
 
-def apart(scan: Scan, capture_summary: CaptureSummary, tables: Tables) -> Iterator[tuple[Table, Export]]:
+def _read(scan: Scan, tables: Tables, done: Callable[[], None] | None) -> Iterator[Block]:
+    """The blocks of a scan. UnforeseenError where one is of no table, if there are any."""
+    for block in scan:
+        if len(tables) and tables.find(block.schema) is None:
+            raise UnforeseenError
+        yield block
+    if done is not None:
+        done()
+
+
+def apart(scan: Scan, summary: CaptureSummary, tables: Tables) -> Iterator[tuple[Table, Export]]:
     """A file for each table, from one reading of the capture."""
     from kwire.analyze.drawers import Drawers
 
-    seen: dict[int, list[Seen]] = {id(table): [] for table in tables}
     holes: dict[int, list[Missing]] = {id(table): [] for table in tables}
     with Drawers(tables) as drawers:
         drawers.fill(scan)
-        for one in capture_summary.probes:
-            table = tables.find(one.schema)
-            if table is not None:
-                seen[id(table)].append(one)
         for hole in scan.losses.holes():
             table = tables.find(hole.schema) if hole.schema else None
             if table is not None:
                 holes[id(table)].append(hole)
         for table in tables:
-            told = (seen[id(table)], capture_summary.losses.total, capture_summary.begins)
-            yield table, Export(drawers.blocks(table), Tables(table.schemas), *told, holes[id(table)])
+            yield table, Export(drawers.blocks(table), Tables(table.schemas), summary, holes[id(table)])
+
+
+class Needs(Enum):
+    """What a format needs to know of a capture before the first block."""
+
+    NOTHING = 0
+    TABLES = 1
+    SUMMARY = 2  # what was counted
 
 
 class Format(NamedTuple):
     """A format: the extensions that mean it, what it is, and what writes it to a descriptor.
 
-    `once`: it needs to know neither the tables nor what was lost before the first block.
+    `needs`: what it needs to know before the first block.
     """
 
     extensions: tuple[str, ...]
     meaning: str
     write: Callable[[Export, Any], None]
-    once: bool = False
+    needs: Needs = Needs.SUMMARY
 
 
 class Wide:
@@ -111,7 +126,7 @@ class Wide:
         common = arrow.common_types() | {"host": one_of, "probe": one_of}
         fields = [pa.field(name, kind) for name, kind in common.items()]
         fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
-        self.schema = pa.schema(fields, metadata={"kwire": json.dumps(about(export))})
+        self.schema = pa.schema(fields, metadata={"kwire": told(export)})
         self._fill, self._shapes = arrow.Fill(), Shapes()
         hosts = dict.fromkeys(schema.host for table in export.tables for schema in table.schemas)
         probes = dict.fromkeys(table.probe for table in export.tables)
@@ -126,7 +141,9 @@ class Wide:
 
     def _pending(self, block: Block) -> Pending:
         table = self._tables.find(block.schema)
-        assert table is not None  # the tables are those of the capture
+        assert table is not None  # `whole` has seen to it
+        if block.schema.host not in self._numbers["host"][0]:  # of a session that began late
+            raise UnforeseenError
         return Pending(block, self._shapes.of(block.schema, self._layout.of(table)))
 
     def _batch(self, run: Run[Pending]) -> Any:
@@ -158,12 +175,22 @@ def _numbered(texts: Iterable[str]) -> tuple[dict[str, int], Any]:
 def about(export: Export) -> dict[str, Any]:
     """What a reader of an export must know of the capture: its probes, and what is missing."""
     probes = []
-    for seen in export.seen:
+    for seen in export.summary.probes:
         table, schema = export.tables.find(seen.schema), seen.schema
-        told = {"probe": schema.probe, "host": schema.host, "kernel": schema.kernel}
-        name = table.name if table else ""
-        probes.append(told | {"table": name, "events": seen.events, "lost": seen.lost})
-    return {"probes": probes, "lost": export.lost}
+        if table is None:
+            continue
+        found = {"probe": schema.probe, "host": schema.host, "kernel": schema.kernel}
+        probes.append(found | {"table": table.name, "events": seen.events, "lost": seen.lost})
+    return {"probes": probes, "lost": export.summary.losses.total}
+
+
+def told(export: Export) -> str:
+    """The same as JSON. Where all is not counted yet, blanks behind it leave room for what will be."""
+    text = json.dumps(about(export))
+    if export.summary.read:
+        return text
+    counts = 2 * len(export.summary.probes) + 1
+    return text + " " * (COUNT * counts + SLACK)
 
 
 def _parquet(export: Export, out: Any) -> None:
@@ -176,10 +203,28 @@ def _parquet(export: Export, out: Any) -> None:
 
 
 def _arrow(export: Export, out: Any) -> None:
-    wide = Wide(export)
+    wide, counted, ends = Wide(export), export.summary.read, [0, 0]
     with arrow.load().ipc.new_file(out, wide.schema) as writer:
         for batch in wide.batches(export.blocks):
             writer.write_batch(batch)
+            ends = [ends[0] or out.tell(), out.tell()]
+    if not counted:
+        _tell(export, wide.schema.metadata[b"kwire"], out, *ends)
+
+
+def _tell(export: Export, before: bytes, out: Any, first: int, last: int) -> None:
+    """Write what a file tells of its capture over what it told `before` that was counted: at the beginning of
+    the file, before byte `first`, and at its end, from byte `last` on.
+    """
+    text = told(export).encode()
+    if len(text) > len(before):
+        raise UnforeseenError
+    out.flush()
+    fd, size = out.fileno(), out.tell()
+    there = os.pread(fd, first or size, 0).find(before), os.pread(fd, size - last, last).rfind(before)
+    assert min(there) >= 0  # a regular file, as it was written
+    for at in (there[0], last + there[1]):
+        os.pwrite(fd, text.ljust(len(before)), at)
 
 
 def _arrow_stream(export: Export, out: Any) -> None:
@@ -204,17 +249,17 @@ def _ndjson(export: Export, out: Any) -> None:
 def _trace(export: Export, out: Any) -> None:
     from kwire.analyze.perfetto import write
 
-    write(export.blocks, export.holes, export.begins, out)
+    write(export.blocks, export.holes, export.summary.begins, out)
 
 
 #: Name → format.
 FORMATS: Final[dict[str, Format]] = {
     "parquet": Format((".parquet", ".pq"), "Parquet, zstd inside", _parquet),
-    "arrow": Format((".arrow", ".feather", ".ipc"), "Arrow IPC file (Feather 2)", _arrow),
+    "arrow": Format((".arrow", ".feather", ".ipc"), "Arrow IPC file (Feather 2)", _arrow, Needs.TABLES),
     "arrows": Format((".arrows",), "Arrow IPC stream", _arrow_stream),
-    "csv": Format((".csv",), "comma-separated values, RFC 4180", _csv),
+    "csv": Format((".csv",), "comma-separated values, RFC 4180", _csv, Needs.TABLES),
     "ndjson": Format(
-        (".ndjson", ".jsonl"), "the objects of kwire show --json, one a line", _ndjson, once=True
+        (".ndjson", ".jsonl"), "the objects of kwire show --json, one a line", _ndjson, Needs.NOTHING
     ),
     "trace": Format((".json", ".trace"), "Chrome trace events, for Perfetto and chrome://tracing", _trace),
 }
@@ -242,16 +287,15 @@ def format_of(path: str, name: str | None = None) -> Format:
     raise KwireError("export", path, cause, f"use --format, or one of {known}")
 
 
-def export_file(export: Export, path: str, form: Format, done: Callable[[], None] = lambda: None) -> None:
+def export_file(export: Export, path: str, form: Format) -> None:
     """Write the export to `path`, as Destination says, or to standard output (`-`). Raises KwireError.
 
-    `done` is called once all is written; what was there stays where it raises.
+    What was there stays where anything raises.
     """
     with Destination(path) as target:
         try:
             with open(target.fd, "wb", closefd=False) as out:
                 form.write(export, out)
-            done()
             target.publish()
         except BrokenPipeError:
             raise

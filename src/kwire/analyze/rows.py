@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import IO, Any
+from typing import Any, Protocol
 
 from kwire.view.text import safe
 
@@ -19,7 +19,14 @@ MEASURED = 1000  # rows that a table's widths are taken from
 MOST = 60  # characters of a column, at most, but the last
 
 
-def write_table(reader: Any, out: IO[str]) -> int:
+class Out(Protocol):
+    """Where text is written to."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+
+
+def write_table(reader: Any, out: Out) -> int:
     """Write a table with a header; gives how many rows there are."""
     names = [safe(name) for name in reader.schema.names]
     right = [_is_number(kind) for kind in reader.schema.types]
@@ -48,7 +55,7 @@ def write_table(reader: Any, out: IO[str]) -> int:
     return count
 
 
-def write_json(reader: Any, out: IO[str]) -> int:
+def write_json(reader: Any, out: Out) -> int:
     """Write one object a row and line."""
     names, count = _distinct(reader.schema.names), 0
     for row in _rows(reader, plain):
@@ -57,7 +64,7 @@ def write_json(reader: Any, out: IO[str]) -> int:
     return count
 
 
-def write_csv(reader: Any, out: IO[str]) -> int:
+def write_csv(reader: Any, out: Out) -> int:
     """Write CSV (RFC 4180, lines end with a newline only) with a header."""
     writer, count = csv.writer(out, lineterminator="\n"), 0
     writer.writerow(reader.schema.names)

@@ -21,6 +21,11 @@ from kwire.packets.several import Several, in_order, name_of
 COPY = 1 << 20  # bytes at a time
 DESCRIPTORS = "/proc/self/fd"
 KEPT = 64 << 20  # bytes of frames kept in memory of a capture of a network
+HELD = 16 << 20  # bytes of frames by which it is known what is in a capture that is read once
+
+
+class UnforeseenError(Exception):
+    """One reading does not do: the capture is not what its beginning told, or is to be read once more."""
 
 
 class Source:
@@ -31,13 +36,14 @@ class Source:
     cannot be read.
     """
 
-    __slots__ = ("_inode", "_kept", "_options", "_path", "_read", "_room", "name")
+    __slots__ = ("_begun", "_inode", "_kept", "_options", "_path", "_read", "_room", "name")
 
     def __init__(self, path: str, *, room: int = KEPT, **options: Any) -> None:
         self._room = room
         self.name = "standard input" if path == "-" else path
         self._options = options
         self._read: NetworkCapture | None = None  # the first reading
+        self._begun = False  # it stands where it has begun
         self._kept: IO[bytes] | None = None
         self._path = path
         try:
@@ -59,13 +65,34 @@ class Source:
         """Which file it is, by what stands at its beginning."""
         return of_file(self._path)
 
+    def begin(self) -> NetworkCapture | None:
+        """Begin the only reading there may be: `open` gives it next, which goes on with it.
+
+        A capture that came to its end within HELD bytes of frames (`whole`) can be opened as often as is
+        wanted. None where nothing can be known before all is read.
+        """
+        capture = self._opened()
+        if not capture.begin(HELD):
+            capture.close()
+            return None
+        self._read, self._begun = capture, not capture.whole
+        return capture
+
     def open(self, *, once: bool = False) -> NetworkCapture:
-        """Open it for one reading; `once`: there will be no other, nothing is kept for one."""
+        """Open it for one reading; `once`: there will be no other, nothing is kept for one.
+
+        UnforeseenError where a reading that has begun is still the only one there may be.
+        """
+        if self._begun:
+            self._begun = False
+            assert self._read is not None  # `begin` has seen to it
+            return self._read
+        if self._read is not None and self._read.begun:
+            raise UnforeseenError
         again = self._read.again() if self._read is not None else None
         if again is not None:
             return again
-        capture = open_capture(self._path, **self._options)
-        capture.name = self.name
+        capture = self._opened()
         if self._read is None and not once:
             capture.keep(self._room)
             self._read = capture
@@ -80,11 +107,16 @@ class Source:
             return False
         return (found.st_dev, found.st_ino) == self._inode
 
-    def close(self) -> None:
-        """Give up what is kept."""
+    def anew(self) -> None:
+        """Give up what was read: all readings begin anew."""
         if self._read is not None:
             self._read.forget()
-            self._read = None
+            self._read.close()
+            self._read, self._begun = None, False
+
+    def close(self) -> None:
+        """Give up what is kept."""
+        self.anew()
         if self._kept is not None:
             self._kept.close()
             self._kept = None
@@ -96,6 +128,11 @@ class Source:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _opened(self) -> NetworkCapture:
+        capture = open_capture(self._path, **self._options)
+        capture.name = self.name
+        return capture
 
     def _keep(self, fd: int) -> None:
         import tempfile
@@ -149,6 +186,12 @@ class Sources(Source):
     def size(self) -> int:
         """Bytes of all files."""
         return sum(source.size for source in self._all)
+
+    def begin(self) -> None:
+        """None: what is in the files that come later is not known before."""
+
+    def anew(self) -> None:
+        """All readings begin anew."""
 
     def open(self, *, once: bool = False) -> NetworkCapture:
         """Open them for one reading; `once`: there will be no other."""

@@ -100,6 +100,10 @@ class Tables:
             known = self._known[id(schema)] = (schema, self._by.get(layout(schema)))
         return known[1]
 
+    def same(self, others: "Tables") -> bool:
+        """Whether these are the same tables, whichever schemas they are of."""
+        return [one._replace(schemas=()) for one in self] == [one._replace(schemas=()) for one in others]
+
     def __iter__(self) -> Iterator[Table]:
         return iter(self.all)
 

@@ -62,6 +62,16 @@ def is_standard_output(name: str) -> bool:
     return os.path.samestat(there, ours) and not stat.S_ISCHR(ours.st_mode)
 
 
+def is_replaced(name: str) -> bool:
+    """Whether what is written to `name` is a regular file, which nobody sees before it is complete."""
+    if descriptor(name) is not None:
+        return False
+    try:
+        return stat.S_ISREG(os.stat(name).st_mode)
+    except OSError:
+        return True  # there is none, or nothing can be written there
+
+
 class NoRoomError(OutputError):
     """The file system has no room for it, or no inode."""
 

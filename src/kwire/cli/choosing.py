@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.selection import Selection
-from kwire.analyze.source import Source
+from kwire.analyze.source import Source, UnforeseenError
 from kwire.analyze.time_parsing import moment
 from kwire.capture.reader import PORTS
 from kwire.capture.writer import Totals
@@ -66,11 +66,13 @@ def selection(args: argparse.Namespace, capture_summary: CaptureSummary, name: s
     """What the arguments choose; KwireError where they cannot be understood or no probe matches.
 
     A capture summary that has not read the capture yet does for those that do not need one; `check` comes
-    later then.
+    later then. UnforeseenError where it foresees probes, and none matches.
     """
     chosen = wanted(args, capture_summary)
     if capture_summary.read:
         check(chosen, capture_summary, name)
+    elif capture_summary.probes and not any(map(chosen.wants, capture_summary.schemas)):
+        raise UnforeseenError
     return chosen
 
 
@@ -152,6 +154,23 @@ def capture_summary(source: Source) -> CaptureSummary:
         return CaptureSummary(source, progress)
     finally:
         progress.done()
+
+
+def beginning(source: Source) -> CaptureSummary:
+    """What the beginning of a capture tells of all of it: its probes are those that are known by then.
+
+    All of it where it is short. UnforeseenError where nothing can be known before all is read.
+    """
+    capture = source.begin()
+    if capture is None:
+        raise UnforeseenError
+    if capture.whole:
+        return capture_summary(source)
+    found = CaptureSummary()
+    found.foresee(capture)
+    if not found.probes:
+        raise UnforeseenError
+    return found
 
 
 def lossy(*written: Totals) -> int:

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
-from kwire.analyze.source import check_output, source_of
+from kwire.analyze.source import Source, UnforeseenError, check_output, source_of
+from kwire.capture.destination import is_replaced
 from kwire.cli.choosing import (
     CAPTURES,
     Progress,
     add_choice,
+    beginning,
     capture_summary,
     check,
     needs_capture_summary,
@@ -18,6 +21,10 @@ from kwire.cli.choosing import (
 from kwire.cli.lines import tell
 from kwire.errors import KwireError
 from kwire.words import plural
+
+if TYPE_CHECKING:
+    from kwire.analyze.capture_summary import CaptureSummary
+    from kwire.analyze.export import Format
 
 HELP = "write events as Parquet, Arrow, CSV, NDJSON or a Perfetto trace"
 
@@ -47,46 +54,61 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, and say how much."""
     from kwire.analyze.capture_summary import CaptureSummary
-    from kwire.analyze.export import apart, export_file, format_of, whole
-    from kwire.analyze.scan import Scan
-    from kwire.analyze.tables import Tables
+    from kwire.analyze.export import Needs, format_of
 
     each = args.output.endswith("/") or os.path.isdir(args.output)
     if each and args.format is None:
         raise KwireError("export", args.output, "a directory has no extension", "name a --format")
     form = format_of(args.output, args.format)
     with source_of(args.files, **ports(args)) as source:
-        once = form.once and not each and not needs_capture_summary(args)
-        found = CaptureSummary() if once else capture_summary(source)
-        chosen = selection(args, found, source.name)
-        tables = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))
-        paths = [args.output]
-        if each:
-            os.makedirs(args.output, exist_ok=True)
-            paths = [os.path.join(args.output, table.name + form.extensions[0]) for table in tables]
-        for path in paths:
-            check_output(path, [source])
-        progress = Progress(f"{args.output}: writing", source.size)
-        try:
-            with source.open(once=once) as capture:
-                scan = Scan(capture, chosen, progress, watch=found.add if once else None)
-                if each:
-                    for path, (_, export) in zip(paths, apart(scan, found, tables), strict=True):
-                        export_file(export, path, form)
-                elif once:
+        needs = Needs.SUMMARY if each or needs_capture_summary(args) else form.needs
+        if needs is Needs.TABLES and is_replaced(args.output):
+            try:
+                return _write(args, source, form, beginning(source))
+            except UnforeseenError:
+                source.anew()
+        return _write(
+            args, source, form, CaptureSummary() if needs is Needs.NOTHING else capture_summary(source)
+        )
 
-                    def known() -> None:
-                        """Hold what was chosen against what the capture turned out to have."""
-                        found.end(capture, source)
-                        check(chosen, found, source.name)
 
-                    export_file(whole(scan, found, tables), args.output, form, known)
-                else:
-                    export_file(whole(scan, found, tables), args.output, form)
-        finally:
-            progress.done()
-        status = notes(source.name, found)
-        where = "standard output" if args.output == "-" else args.output
-        rows = f" and {plural(scan.rows, 'row')} of maps" if scan.rows else ""
-        tell(f"{plural(scan.events, 'event')}{rows} written to {where}")
+def _write(args: argparse.Namespace, source: Source, form: "Format", found: "CaptureSummary") -> int:
+    """Write what is chosen of a capture of which so much is known. UnforeseenError: that is too little."""
+    from kwire.analyze.export import apart, export_file, whole
+    from kwire.analyze.scan import Scan
+    from kwire.analyze.tables import Tables
+
+    each = args.output.endswith("/") or os.path.isdir(args.output)
+    chosen = selection(args, found, source.name)
+    tables = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))
+    paths = [args.output]
+    if each:
+        os.makedirs(args.output, exist_ok=True)
+        paths = [os.path.join(args.output, table.name + form.extensions[0]) for table in tables]
+    for path in paths:
+        check_output(path, [source])
+    progress, once = Progress(f"{args.output}: writing", source.size), not found.read
+    try:
+        with source.open(once=once) as capture:
+            scan = Scan(capture, chosen, progress, watch=found.add if once else None)
+
+            def done() -> None:
+                """Hold what was chosen, and foreseen, against what the capture turned out to have."""
+                found.end(capture, source)
+                check(chosen, found, source.name)
+                now = Tables(seen.schema for seen in found.probes if chosen.wants(seen.schema))
+                if len(tables) and not tables.same(now):
+                    raise UnforeseenError
+
+            if each:
+                for path, (_, export) in zip(paths, apart(scan, found, tables), strict=True):
+                    export_file(export, path, form)
+            else:
+                export_file(whole(scan, found, tables, done if once else None), args.output, form)
+    finally:
+        progress.done()
+    status = notes(source.name, found)
+    where = "standard output" if args.output == "-" else args.output
+    rows = f" and {plural(scan.rows, 'row')} of maps" if scan.rows else ""
+    tell(f"{plural(scan.events, 'event')}{rows} written to {where}")
     return status

@@ -3,16 +3,27 @@
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from kwire.analyze.source import source_of
+from kwire.analyze.source import Source, UnforeseenError, source_of
 from kwire.analyze.tables import COMMON
-from kwire.cli.choosing import CAPTURES, Progress, add_choice, capture_summary, notes, ports, selection
+from kwire.cli.choosing import (
+    CAPTURES,
+    Progress,
+    add_choice,
+    beginning,
+    capture_summary,
+    needs_capture_summary,
+    notes,
+    ports,
+    selection,
+)
 from kwire.cli.process import on_signal
 from kwire.errors import KwireError
 from kwire.view.text import safe
 
 if TYPE_CHECKING:
+    from kwire.analyze.capture_summary import CaptureSummary
     from kwire.analyze.database import Database
 
 INTERMIXED = True
@@ -29,6 +40,7 @@ that shows names has its number beside it, as NAME_raw. The column time is local
 is nanoseconds since 1970 UTC. SQL is DuckDB's, and reaches no file.
 """
 
+HELD: Final = 64 << 20  # characters of an answer that wait until the capture was read
 #: Tables that kwire adds → what they hold.
 ADDED: Final = {
     "events": "every event: what all probes share",
@@ -56,26 +68,68 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer, or list what can be asked."""
-    from kwire.analyze import rows
-    from kwire.analyze.database import Database
-
     paths, sql = _split(args.files)
+    if sql is not None:
+        sql = _text(sql)
     with source_of(paths, **ports(args)) as source:
-        found = capture_summary(source)
-        with Database(source, found, selection(args, found, source.name)) as database:
-            if sql is None:
-                _list(database, json=args.json)
-                return notes(source.name, found)
-            progress = Progress(f"{source.name}: reading", source.size)
-            database.progress = progress
-            write = rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
-            sql = _text(sql)
+        if sql is not None and not needs_capture_summary(args):
             try:
-                with on_signal(database.interrupt):
-                    write(database.query(sql), sys.stdout)
-            finally:
-                progress.done()
+                return _ask(args, source, beginning(source), sql)
+            except UnforeseenError:
+                source.anew()
+        return _ask(args, source, capture_summary(source), sql)
+
+
+def _ask(args: argparse.Namespace, source: Source, found: "CaptureSummary", sql: str | None) -> int:
+    """Answer from a capture of which so much is known. UnforeseenError: that is too little."""
+    from kwire.analyze import rows
+    from kwire.analyze.database import Database, QueryError
+
+    with Database(source, found, selection(args, found, source.name)) as database:
+        if sql is None:
+            _list(database, json=args.json)
             return notes(source.name, found)
+        progress = Progress(f"{source.name}: reading", source.size)
+        database.progress = progress
+        write = rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
+        out = _Held(sys.stdout, found)
+        try:
+            with on_signal(database.interrupt):
+                write(database.query(sql), out)
+                database.finish()
+            out.write("")
+        except QueryError:
+            if found.read or database.interrupted:
+                out.write("", at_once=True)
+                raise
+            raise UnforeseenError from None
+        finally:
+            progress.done()
+        return notes(source.name, found)
+
+
+class _Held:
+    """Text that waits until the capture was read, as it may have to be made anew. UnforeseenError: it is
+    too much for that.
+    """
+
+    def __init__(self, out: TextIO, found: "CaptureSummary") -> None:
+        self._out, self._found = out, found
+        self._parts: list[str] = []
+        self._size = 0
+
+    def write(self, text: str, *, at_once: bool = False) -> int:
+        """Write text, or hold it."""
+        if not (self._found.read or at_once):
+            self._parts.append(text)
+            self._size += len(text)
+            if self._size > HELD:
+                raise UnforeseenError
+            return len(text)
+        for part in self._parts:
+            self._out.write(part)
+        self._parts = []
+        return self._out.write(text)
 
 
 def _split(words: list[str]) -> tuple[list[str], str | None]:

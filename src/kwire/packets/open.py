@@ -7,13 +7,14 @@ counted by name in `errors`, those of the network in `found`. A file tells by it
 
 import copy
 from array import array
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from kwire import native
 from kwire.capture import pcap, pcapng
-from kwire.capture.event_counts import tally
+from kwire.capture.event_counts import EventCounts, tally
 from kwire.capture.input import Input, Source
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import Order, PacketBlock, Raw, Units
@@ -22,7 +23,7 @@ from kwire.packets import walk
 from kwire.packets.conversations import Conversation, whole
 from kwire.packets.dissect import Packet as Found
 from kwire.packets.network import MAX_CONVERSATIONS, First, Network, PacketPosition, Watcher
-from kwire.packets.spill import Spill
+from kwire.packets.spill import Spill, cost
 from kwire.packets.tables import KWIRE_PORT
 from kwire.wire.fields import EVENT_LEAST
 from kwire.wire.frame import Type
@@ -111,12 +112,20 @@ class Record(NamedTuple):
     packet: Found | None = None
 
 
+class _Given(NamedTuple):
+    """What a reading gave: frames of a section, or of several of which it is the first."""
+
+    section: Section
+    frames: Frames
+    tallied: "tuple[Frames, EventCounts] | None"
+
+
 class NetworkCapture(Capture):
     """A pcapng file with frames as they are, in packets of the network, or both."""
 
     __slots__ = (
-        *("_done", "_faces", "_kept", "_listed", "_of", "_patient", "_rows", "_seen"),
-        *("_sessions", "_told", "_waiting", "_waits", "network", "passed"),
+        *("_ahead", "_done", "_faces", "_going", "_kept", "_listed", "_of", "_patient", "_rows", "_seen"),
+        *("_sessions", "_told", "_waiting", "_waits", "network", "passed", "whole"),
     )
 
     def __init__(
@@ -133,6 +142,10 @@ class NetworkCapture(Capture):
         self._listed: dict[int, Section] = {}  # the sections of sessions among `sections`, by their id
         self._kept: Spill | None = None  # what was given, where it is kept for another reading
         self._seen = self._done = False  # this is another reading; the first one came to its end
+        self._going: Iterator[Frames] | None = None  # a reading that has begun …
+        self._ahead: deque[_Given] = deque()  # … and what it gave, to be given again
+        self.whole = False
+        """Whether `begin` came to the end of the capture."""
         self._waiting = Waiting()
         self.passed: Callable[[Frames], object] = ignore  # is given the Frames that `records` passes over
         self._told: dict[str, int] = {}  # of the network's troubles: those counted in `errors` already
@@ -141,8 +154,35 @@ class NetworkCapture(Capture):
         """Keep what is given, `room` bytes of it in memory, so that `again` needs no second reading."""
         self._kept = Spill(room)
 
+    def begin(self, room: int) -> bool:
+        """Read on until `room` bytes of frames were found; iterating gives them, and goes on from there.
+
+        False where that is not possible: schemas have come that change what frames before them mean.
+        """
+        self.mixed, self._going, self.whole = True, self._read(), True
+        before: dict[int, tuple[Section, int]] = {}  # sections of what is held, and what they had described
+        for frames in self._going:
+            assert self._current is not None  # frames lie in sections
+            self._ahead.append(_Given(self._current, frames, self.tallied))
+            for section in frames.sections if isinstance(frames, Mixed) else (self._current,):
+                before.setdefault(id(section), (section, len(section.history)))
+            room -= cost(frames)
+            if room < 0:
+                self.whole = False
+                break
+        return all(len(section.history) == count for section, count in before.values())
+
+    @property
+    def begun(self) -> bool:
+        """Whether a reading has begun and may have more to give."""
+        return self._going is not None and not self.whole
+
     def again(self) -> Self | None:
         """The same capture for another iteration, once this one came to its end; None: it was not kept."""
+        if self.whole:
+            other = copy.copy(self)
+            other._ahead, other.mixed = self._ahead.copy(), False
+            return other
         if self._kept is None or not self._done or self.packets > self.network.packets:
             return None
         other = copy.copy(self)
@@ -156,6 +196,16 @@ class NetworkCapture(Capture):
             self._kept = None
 
     def __iter__(self) -> Iterator[Frames]:
+        if self._going is not None:
+            while self._ahead:
+                self._current, frames, self.tallied = self._ahead.popleft()
+                if isinstance(frames, Mixed):
+                    yield from self._sessions_of(frames)
+                else:
+                    yield frames
+            for frames in self._going:  # an iteration that breaks off does not end it
+                yield frames
+            return
         if not self._seen:
             yield from self._read()
             return

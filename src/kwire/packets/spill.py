@@ -23,6 +23,11 @@ LOOKED: Final = 64 << 20  # bytes after which that is looked at again
 FOLDER: Final = "/var/tmp"  # a disk, where /tmp may be memory; nothing there has a name
 
 
+def cost(frames: Frames) -> int:
+    """Bytes of memory that keeping them takes, about."""
+    return len(frames.view) + EACH * len(frames) + ENTRY
+
+
 class _Place(NamedTuple):
     """Frames in the file: `size` bytes of them at byte `at`; where each of the `count` begins (u32) follows.
 
@@ -56,7 +61,7 @@ class Spill:
                 return True
         else:
             self._given.update(map(id, what.sections if isinstance(what, Mixed) else [section]))
-            size = len(what.view) + EACH * len(what) + ENTRY
+            size = cost(what)
             try:
                 if self._file is None and size <= self._room:
                     self._room -= size

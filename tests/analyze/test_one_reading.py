@@ -1,0 +1,135 @@
+"""Captures that are read once: the answer is the same as from two readings, whatever comes late in them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kwire.analyze import export, source
+from kwire.analyze.source import Source
+
+FIELDS = (("pid", "u32", 1, ""), ("comm", "str", 1, ""))
+QUERIES = (
+    "SELECT count(*), sum(pid), min(comm) FROM events",
+    "SELECT probe, host, pid FROM events ORDER BY time_ns",
+    "SELECT pid FROM events LIMIT 2",
+    "SELECT count(*) FROM events a JOIN events b USING (pid)",
+    "SELECT 1; SELECT max(pid) FROM opened",
+    "SELECT events FROM probes",
+    "SELECT max(pid) FROM closed",
+    "SELECT nothing FROM events",
+    "SELECT CAST(comm AS INTEGER) FROM events",
+    "SELEC",
+)
+#: What comes late → the schemas of the second section: probe, host.
+LATE = {
+    "nothing": [],
+    "a section": [("kprobe:opened", "box")],
+    "another host": [("kprobe:opened", "crate")],
+    "another probe": [("kprobe:opened", "box"), ("kprobe:closed", "box")],
+}
+
+
+@pytest.fixture(params=LATE)
+def late(request: pytest.FixtureRequest, tmp_path: Path, kit: Any) -> str:
+    """A capture of two sections, the second as the name says."""
+    parts = b""
+    for place, probes in enumerate(([("kprobe:opened", "box")], LATE[request.param])):
+        schemas = [kit.schema(at + 1, probe, FIELDS, host=host) for at, (probe, host) in enumerate(probes)]
+        items = [
+            kit.event(schema, kit.monotonic + (place * 100 + at) * 1000, (at, f"task{at % 3}".encode()))
+            for schema in schemas
+            for at in range(10)
+        ]
+        if schemas:
+            parts += Path(kit.write(tmp_path / f"{place}.pcapng", schemas, items)).read_bytes()
+    path = tmp_path / "late.pcapng"
+    path.write_bytes(parts)
+    return str(path)
+
+
+@pytest.fixture
+def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One for each time that a file is opened."""
+    plainly = Source._opened
+    made: list[str] = []
+
+    def opened(self: Source) -> Any:
+        made.append(self.name)
+        return plainly(self)
+
+    monkeypatch.setattr(Source, "_opened", opened)
+    return made
+
+
+def test_queries(
+    late: str, kwire: Any, readings: list[str], monkeypatch: pytest.MonkeyPatch, request: Any
+) -> None:
+    """An aggregate, rows, a part of the rows, several scans, tables of counts, and errors."""
+    expected = [kwire("query", late, sql) for sql in QUERIES]
+    monkeypatch.setattr(source, "HELD", 0)
+    for sql, known in zip(QUERIES, expected, strict=True):
+        readings.clear()
+        assert kwire("query", late, sql) == known, sql
+        if sql in QUERIES[:3]:
+            several = "another probe" in request.node.callspec.id
+            assert len(readings) == (3 if several else 1), sql
+
+
+def test_a_long_answer_is_not_held(late: str, kwire: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the end of the reading is bounded."""
+    from kwire.cli import query
+
+    known = kwire("query", late, QUERIES[1])
+    monkeypatch.setattr(source, "HELD", 0)
+    monkeypatch.setattr(query, "HELD", 10)
+    assert kwire("query", late, QUERIES[1]) == known
+
+
+@pytest.mark.parametrize("slack", [export.SLACK, 0])
+def test_exports(
+    late: str,
+    slack: int,
+    kwire: Any,
+    tmp_path: Path,
+    readings: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: Any,
+) -> None:
+    """CSV and Arrow: rows, columns, and what is told of the capture at both ends of the file."""
+    pa = pytest.importorskip("pyarrow")
+
+    def made(name: str) -> tuple[Any, ...]:
+        out = tmp_path / name
+        status, _, error = kwire("export", late, "-o", str(out))
+        assert status == 0, error
+        if out.suffix == ".csv":
+            return (out.read_bytes(),)
+        with out.open("rb") as file:
+            file.seek(8)
+            early = pa.ipc.read_schema(file).metadata[b"kwire"]
+        with pa.ipc.open_file(out) as reader:
+            return json.loads(early), json.loads(reader.schema.metadata[b"kwire"]), reader.read_all()
+
+    expected = made("known.csv"), made("known.arrow")
+    assert expected[1][0] == expected[1][1]
+    monkeypatch.setattr(source, "HELD", 0)
+    monkeypatch.setattr(export, "SLACK", slack)
+    monkeypatch.setattr(export, "COUNT", 20 if slack else 0)
+    for name, known in zip(("new.csv", "new.arrow"), expected, strict=True):
+        readings.clear()
+        assert made(name) == known
+        case = request.node.callspec.id
+        several = "another probe" in case or (name == "new.arrow" and "another host" in case)
+        if slack and not several:
+            assert len(readings) == 1
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
+
+
+def test_what_is_no_file_is_known_first(late: str, kwire: Any, readings: list[str]) -> None:
+    """Nothing that was written to a pipe or a device can be taken back."""
+    assert kwire("export", late, "-o", "/dev/null", "--format", "csv")[0] == 0
+    assert len(readings) == 2
