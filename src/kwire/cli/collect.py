@@ -44,6 +44,7 @@ from kwire.words import human_size, lost, plural
 
 if TYPE_CHECKING:
     from kwire.broker.client import Broker
+    from kwire.collector.intake import Intake
     from kwire.metrics.endpoint import Endpoint
 
 HELP = "collect the events of agents into captures"
@@ -151,6 +152,7 @@ class Run:
         self.left = False
         """SIGTERM: sessions go on with the next collector."""
         self.broker: Broker | None = None
+        self.intake: Intake | None = None
         self.listeners: list[Listener] = []
         self.endpoint: Endpoint | None = None
         self.connectors: list[Connector] = []
@@ -213,7 +215,7 @@ class Run:
             raise KwireError("collect from", text.rpartition("@")[2], cause, "use -w, and a collector each")
         self.broker = broker(self.args, text, self.loop, self.news.say)
         group = names.group(self.args.group or names.GROUP)
-        Intake(self.collector, self.broker, group, identity(place.folder.sessions))
+        self.intake = Intake(self.collector, self.broker, group, identity(place.folder.sessions))
         say(f"collecting from {self.broker.address}, group {group}")
 
     @property
@@ -221,6 +223,14 @@ class Run:
         """What is connected to."""
         own = servers(self.broker.address) if self.broker is not None else []
         return [*(connector.address for connector in self.connectors), *own]
+
+    @property
+    def unreached(self) -> list[str]:
+        """Where nobody was ever reached of whom events were asked for."""
+        away = [str(connector.address) for connector in self.connectors if not connector.reached]
+        if self.broker is not None and self.intake is not None and not self.intake.reached:
+            away.append(str(self.broker.address))
+        return away
 
     def run(self) -> None:
         """Collect until something ends it."""
@@ -273,7 +283,8 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         seconds = round(time.monotonic() - self.start, 3)
-        summary = self.collector.summary() | {"failures": self.loop.failures, "seconds": seconds}
+        more = {"failures": self.loop.failures, "unreached": self.unreached, "seconds": seconds}
+        summary = self.collector.summary() | more
         if self.retention is not None:
             gone = self.retention
             summary["removed"] = {"files": gone.removed_files, "bytes": gone.removed_bytes}
@@ -350,7 +361,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(summary) + "\n")
     report(summary)
     missing = summary["lost"] or (summary["unproven"] and not job.left)
-    wrong = summary["problems"] or summary["failures"]
+    wrong = summary["problems"] or summary["failures"] or (summary["unreached"] and not job.left)
     return worst(NOT_WHOLE if missing else OK, FAILED if wrong else OK)
 
 
@@ -363,6 +374,8 @@ def report(summary: dict[str, Any]) -> None:
         if unproven := host["unproven"]:
             still = f"; not proven complete: {plural(unproven, 'session')}"
         tell(f"{host['host'] or 'unknown'}: {plural(host['events'], 'event')}, {gone}, in {files}{still}")
+    for address in summary["unreached"]:
+        tell(f"nothing could be taken from {address}: it was not reached")
     if not summary["hosts"]:
         tell("no events")
 

@@ -86,6 +86,7 @@ class Connector:
         "_make_session",
         "_pause",
         "_places",
+        "_reached",
         "_retry",
         "_timer",
         "_troubled",
@@ -129,11 +130,17 @@ class Connector:
         self._handshake: Handshake | None = None
         self._timer: Timer | None = None  # of the attempt, or of the pause
         self._pause = SHORTEST
+        self._reached = False  # by a peer before this one
         session = make_session()
         if session is None:
             raise ValueError("no session to connect")
         self.peer = self._new_peer(session)
         loop.soon(self._begin)
+
+    @property
+    def reached(self) -> bool:
+        """Whether there was ever a session."""
+        return self._reached or self.peer.was_up
 
     @property
     def who(self) -> str:
@@ -188,6 +195,7 @@ class Connector:
         if session is None:
             self.closed = True
             return
+        self._reached = self.reached
         self.peer = self._new_peer(session)
         self._wait()
 
