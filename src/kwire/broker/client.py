@@ -155,6 +155,11 @@ class Broker:
         """Add a user; before `start`."""
         self._users.append(serve)
 
+    def renew(self, login: Login) -> None:
+        """Be this one from the next connection on. BrokerError where the client cannot use it."""
+        load(login)
+        self._login = login
+
     def start(self) -> None:
         """Begin to connect."""
         if self._thread is None:

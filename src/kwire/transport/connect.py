@@ -153,6 +153,10 @@ class Connector:
             self._trouble(described(error))
             self._wait()
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Show another certificate from the next connection on; only over TLS."""
+        self.context = context
+
     def close(self) -> None:
         """No more attempts and no further sessions; a connection that is up stays, for what is to be sent."""
         self.closed = True
