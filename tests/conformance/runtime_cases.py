@@ -1,11 +1,17 @@
 """Run bpftrace's own runtime test cases with kwire, and list what fails.
 
     python tests/conformance/runtime_cases.py CHECKOUT [--only begin-end|attaching] [--suite NAME]
+    python tests/conformance/runtime_cases.py CHECKOUT --warm --results FILE --seconds 400
 
 CHECKOUT is a working copy of bpftrace's repository; nothing of it is kept here. Cases are driven as by its
 runner: the same directives, environment, working directory (`tests/`), order of what runs before and after,
 and comparisons. The programs of `tests/testprogs` that cases run have to be built there; a case whose
 program is missing is skipped, and counted so.
+
+With `--warm` command lines are run by processes forked from one that has imported all (warm.py), which in an
+emulated guest takes a fraction of the time. With `--results` each outcome is a line of JSON in a file as soon
+as it is known, and cases that stand in it are not run again: so a long run is done in parts (`--seconds`),
+and nothing of it is lost. The last line of a case counts; the sums are those of all in the file.
 
 Exit status: 0 where at least `--least` percent of what ran passed.
 """
@@ -27,14 +33,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from warm import OWN_NAME, Warm
+
+COLD = re.compile(r"\b(?:unshare|nsenter|ulimit|prlimit|setpriv|capsh|su|sudo|chroot)\b")
+"""What changes what a process inherits: a process forked elsewhere would not have it."""
 KWIRE = str(Path(sys.executable).parent / "kwire")
-OWN_NAME = "bpftrace"
-"""What cases believe that the program is called, which they see in `comm`."""
 ATTACHED = "__BPFTRACE_NOTIFY_PROBES_ATTACHED"
 CONTINUED = ("PROG", "EXPECT", "EXPECT_REGEX")
 EXPECTS = ("EXPECT", "EXPECT_NONE", "EXPECT_REGEX", "EXPECT_REGEX_NONE", "EXPECT_FILE", "EXPECT_JSON")
@@ -231,16 +239,17 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
-def command(case: Case) -> str:
-    """The command line of a case."""
+def command(case: Case, warm: str = "") -> str:
+    """The command line of a case; `warm`: the program in the place of ours, where the case can do with it."""
+    program = warm if warm and not case.all("NEW_PIDNS") and not COLD.search(case.one("RUN")) else KWIRE
     if case.one("RUN"):
-        return case.one("RUN").replace("{{BPFTRACE}}", KWIRE)
+        return case.one("RUN").replace("{{BPFTRACE}}", program)
     options = "-q -f json " if case.all(*EXPECTS) and case.all("EXPECT_JSON") else ""
-    return f"{KWIRE} {options}-e {shlex.quote(case.one('PROG'))}"
+    return f"{program} {options}-e {shlex.quote(case.one('PROG'))}"
 
 
-def run(case: Case, tests: Path, scale: float) -> Outcome:
-    """Run a case. `scale`: how much longer than on a fast machine things may take."""
+def run(case: Case, tests: Path, scale: float, warm: str = "") -> Outcome:
+    """Run a case. `scale`: how much longer than on a fast machine things may take; `warm`: see `command`."""
     reason = not_here(case, tests)
     if reason:
         return Outcome("skipped", reason)
@@ -249,7 +258,7 @@ def run(case: Case, tests: Path, scale: float) -> Outcome:
             return Outcome("failed", "SETUP failed")
     beside: list[subprocess.Popen[bytes]] = []
     try:
-        return _run(case, tests, scale, beside)
+        return _run(case, tests, scale, beside, warm)
     finally:
         for process in beside:
             _end(process)
@@ -257,7 +266,7 @@ def run(case: Case, tests: Path, scale: float) -> Outcome:
             subprocess.run(line, shell=True, cwd=tests, capture_output=True)
 
 
-def _run(case: Case, tests: Path, scale: float, beside: list[subprocess.Popen[bytes]]) -> Outcome:
+def _run(case: Case, tests: Path, scale: float, beside: list[subprocess.Popen[bytes]], warm: str) -> Outcome:
     inside: list[str] = []
     for number, line in enumerate(case.all("BEFORE")):
         words = line.split()
@@ -272,7 +281,7 @@ def _run(case: Case, tests: Path, scale: float, beside: list[subprocess.Popen[by
             return Outcome("failed", f"BEFORE did not start: {line}")
         if case.all("NEW_PIDNS") and number == 0:
             inside = ["nsenter", "-p", "-m", "-t", str(child)]
-    text = command(case)
+    text = command(case, warm)
     if beside:
         text = text.replace("{{BEFORE_PID}}", str(beside[0].pid))
     environment = {"test": case.name, ATTACHED: "1", "PATH": os.environ.get("PATH", "")}
@@ -414,8 +423,56 @@ def kind(outcome: Outcome) -> str:
     return "other output"
 
 
+class Results:
+    """The outcomes of all cases, by name; `path`: where they are kept, and were before."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.all: dict[str, Outcome] = {}
+        if path and path.exists():
+            for line in path.read_text().splitlines():
+                entry = json.loads(line)
+                self.all[entry["case"]] = Outcome(entry["word"], entry["why"], entry["output"])
+
+    def add(self, case: Case, outcome: Outcome, seconds: float) -> None:
+        """Keep an outcome."""
+        self.all[case.name] = outcome
+        if self._path:
+            entry = {"case": case.name, **outcome._asdict(), "seconds": round(seconds, 1)}
+            with self._path.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
 def main() -> int:
     """Run what was asked for; print a line a failure, and the sums."""
+    args = _arguments()
+    tests = args.checkout.resolve() / "tests"
+    global KWIRE
+    until = time.monotonic() + args.seconds
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        named = Path(folder) / OWN_NAME
+        named.symlink_to(KWIRE)
+        KWIRE = str(named)
+        warm = ""
+        if args.warm:
+            place = Path(folder) / "warm"
+            place.mkdir()
+            warm = str(stack.enter_context(closing(Warm(place))).program)
+        results = Results(args.results)
+        for case in cases(tests):
+            if not _chosen(case, args):
+                continue
+            if case.name not in results.all:
+                if time.monotonic() > until:
+                    print("more is to be run", flush=True)
+                    break
+                began = time.monotonic()
+                results.add(case, run(case, tests, args.scale, warm), time.monotonic() - began)
+            _tell(case, results.all[case.name], verbose=args.verbose)
+    return 0 if _summed(results) >= args.least else 1
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -425,41 +482,44 @@ def main() -> int:
     parser.add_argument("--name", help="cases whose name contains this")
     parser.add_argument("--scale", type=float, default=1.0, help="how much slower this machine is")
     parser.add_argument("--least", type=float, default=0.0, help="percent that have to pass")
+    parser.add_argument("--warm", action="store_true", help="fork command lines from one process")
+    parser.add_argument("--results", type=Path, help="keep outcomes here, and go on behind those it has")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after so long")
     parser.add_argument("-v", "--verbose", action="store_true", help="show what failing cases print")
     args = parser.parse_args()
-    tests = args.checkout.resolve() / "tests"
-    if not (tests / "runtime").is_dir():
+    if not (args.checkout / "tests" / "runtime").is_dir():
         parser.error(f"{args.checkout}: no checkout of bpftrace")
-    sums: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    global KWIRE
-    folder = tempfile.TemporaryDirectory()
-    named = Path(folder.name) / OWN_NAME
-    named.symlink_to(KWIRE)
-    KWIRE = str(named)
-    for case in cases(tests):
-        if not for_this_machine(case) or (args.suite and case.suite not in args.suite):
-            continue
-        if args.only != "all" and case.needs_attaching != (args.only == "attaching"):
-            continue
-        if args.name and args.name not in case.name:
-            continue
-        outcome = run(case, tests, args.scale)
-        sums[outcome.word] += 1
-        if outcome.word == "passed":
-            continue
-        print(f"{outcome.word}: {case.name}: {outcome.why}", flush=True)
-        if outcome.word == "failed":
-            kinds[kind(outcome)] += 1
-            if args.verbose:
-                print(f"    {command(case)}", *outcome.output.splitlines(), sep="\n    ")
+    return args
+
+
+def _chosen(case: Case, args: argparse.Namespace) -> bool:
+    return (
+        for_this_machine(case)
+        and (not args.suite or case.suite in args.suite)
+        and (args.only == "all" or case.needs_attaching == (args.only == "attaching"))
+        and (not args.name or args.name in case.name)
+    )
+
+
+def _tell(case: Case, outcome: Outcome, *, verbose: bool) -> None:
+    if outcome.word == "passed":
+        return
+    print(f"{outcome.word}: {case.name}: {outcome.why}", flush=True)
+    if verbose and outcome.word == "failed":
+        print(f"    {command(case)}", *outcome.output.splitlines(), sep="\n    ")
+
+
+def _summed(results: Results) -> float:
+    """Print the reasons of failures and the sums; gives the percentage that passed."""
+    sums = Counter(outcome.word for outcome in results.all.values())
+    kinds = Counter(kind(outcome) for outcome in results.all.values() if outcome.word == "failed")
     print("\nreasons of failures:")
     for reason, count in kinds.most_common():
         print(f"{count:5}  {reason}")
     ran = sums["passed"] + sums["failed"]
     percent = 100 * sums["passed"] / ran if ran else 0.0
     print(f"\n{sums['passed']} of {ran} pass ({percent:.1f} %); {sums['skipped']} skipped")
-    return 0 if percent >= args.least else 1
+    return percent
 
 
 if __name__ == "__main__":
