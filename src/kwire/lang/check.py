@@ -42,9 +42,6 @@ MAX_TURNS = 1 << 20
 MAX_NESTED = 1 << 10
 """Of a loop in another, where a language has loops without an end that is known."""
 
-MAX_MEMBERS = 32
-"""Of a structure that is printed as a whole."""
-
 MAX_CALLS = 1000
 """Of one's own functions in a probe, those in functions counted at each place."""
 
@@ -934,28 +931,12 @@ class Body(ExpressionChecker):
 
     def _printable(self, value: Value) -> Value:
         """A value as it can be printed: constant texts in memory, a whole structure as a record."""
+        value = self.spread(value)
         if isinstance(value, values.Tuple):
             return value.replace(items=tuple(map(self._printable, value.items)))
         if isinstance(value, Literal):
             return self.in_memory(value)
-        if isinstance(value, c.ReadBlock) and isinstance(value.type, t.Struct):
-            return self._printable(self._record(value, value.type))
         return value
-
-    def _record(self, value: c.ReadBlock, struct: t.Struct) -> Value:
-        """A structure as a record of its members."""
-        names = self.types.members(struct)
-        if not 0 < len(names) <= MAX_MEMBERS:
-            message = f"{t.describe(struct)} has {plural(len(names), 'member')}"
-            raise TextError(value.span, message, f"name one: up to {MAX_MEMBERS} can be printed together")
-        members = []
-        for name in names:
-            found = self.types.member(struct, name)
-            assert found is not None
-            at, bit = divmod(found.offset_bits, 8)
-            place = value.place.replace(offset=value.place.offset + at)
-            members.append(values.load(place, found.type, value.span, bit, found.bit_size))
-        return values.Tuple(tuple(members), tuple(names), value.span)
 
     def _event_name(self, node: tree.Expr) -> tree.Expr:
         """An argument of `emit`; a name of a constant text as that text, a parameter that is one too."""
@@ -1128,7 +1109,7 @@ def _parts(name: str, shown: str, names: tuple[str, ...]) -> list[tuple[str, str
     """The locals that hold the parts of a tuple, and what they are called in messages."""
     made = []
     for number, part in enumerate(names):
-        at = f".{part}" if part else f"[{number}]"
+        at = f".{part}" if part and part != t.ELEMENT else f"[{number}]"
         made.append((name + at, shown + at))
     return made
 

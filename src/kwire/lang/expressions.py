@@ -28,6 +28,12 @@ DIVISIONS = ("div", "mod", "quo", "rem")
 COMPARED_MOST = 32
 """Elements of arrays that are compared with each other."""
 
+MEMBERS_MOST = 32
+"""Of a structure that is kept or shown as a whole."""
+
+PARTS_MOST = 128
+"""Of a value that is kept or shown as a whole."""
+
 WORD = 64
 """Bits of a number."""
 
@@ -342,7 +348,7 @@ class ExpressionChecker:
         """A part of a record by its name."""
         if name and name in value.names:
             return _moved(value.items[value.names.index(name)], span)
-        known = [one for one in value.names if one]
+        known = [one for one in value.names if one not in ("", t.ELEMENT)]
         cure = did_you_mean(name, known) or (f"it has {', '.join(known)}" if known else "use its number: [0]")
         raise TextError(span, f"{t.article(value.type)} has no {name}", cure)
 
@@ -354,6 +360,48 @@ class ExpressionChecker:
         if twice:
             raise TextError(node.span, f"there are two parts {twice}")
         return values.Tuple(tuple(self.check(one) for one in node.items), names, node.span)
+
+    def spread(self, value: Value) -> Value:
+        """A value as it is kept and shown: a structure as a record of its members, an array of structures or
+        arrays, or of a single number, as a tuple of its elements; what is in them likewise. Raises
+        `TextError` where it has too many parts.
+        """
+        made = self._spread(value)
+        if made is not value and len(values.parts("", made)) > PARTS_MOST:
+            message = f"{t.article(value.type)} has {plural(len(values.parts('', made)), 'part')}"
+            raise TextError(value.span, message, f"name one: up to {PARTS_MOST} go together")
+        return made
+
+    def _spread(self, value: Value) -> Value:
+        if isinstance(value, values.Tuple):
+            return value.replace(items=tuple(map(self._spread, value.items)))
+        if not isinstance(value, c.ReadBlock):
+            return value
+        if isinstance(value.type, t.Struct):
+            return self._record(value, value.type)
+        array = value.type
+        if not isinstance(array, t.Array) or not 0 < array.length <= PARTS_MOST or t.is_text_array(array):
+            return value
+        if t.is_scalar(array.element) and array.length > 1:
+            return value
+        numbers = (c.Const(number, t.S64, value.span) for number in range(array.length))
+        items = tuple(self._spread(self.element(value, one, value.span)) for one in numbers)
+        return values.Tuple(items, (t.ELEMENT,) * array.length, value.span)
+
+    def _record(self, value: c.ReadBlock, struct: t.Struct) -> Value:
+        """A structure as a record of its members."""
+        names = self.types.members(struct)
+        if not 0 < len(names) <= MEMBERS_MOST:
+            message = f"{t.describe(struct)} has {plural(len(names), 'member')}"
+            raise TextError(value.span, message, f"name one: up to {MEMBERS_MOST} go together")
+        members = []
+        for name in names:
+            found = self.types.member(struct, name)
+            assert found is not None
+            at, bit = divmod(found.offset_bits, 8)
+            place = value.place.replace(offset=value.place.offset + at)
+            members.append(self._spread(values.load(place, found.type, value.span, bit, found.bit_size)))
+        return values.Tuple(tuple(members), tuple(names), value.span)
 
     def element(self, value: Value, index: c.Expr, span: Span) -> Value:
         """One element of an array, or of what a pointer points to; of a text one of its characters."""

@@ -128,7 +128,7 @@ def statement(
         moved = tree.Binary("add", node.target, node.value, span)
         return statement(checker, tree.SetElement(node.target, moved, span))
     if not isinstance(node, tree.DeleteElement) and node.value is not None:
-        given = checker.check(node.value)
+        given = checker.spread(checker.check(node.value))
         if isinstance(owner, Inferred):
             given = fixed(given)
         if isinstance(owner, Inferred) and not (isinstance(node, tree.Aggregate) and owner.steps(given)):
@@ -186,7 +186,7 @@ def _how(map: c.Map) -> str:
 
 
 def _place(checker: "ExpressionChecker", node: tree.Element) -> tuple[c.Map, c.Key]:
-    key = [checker.check(one) for one in node.key]
+    key = [checker.spread(checker.check(one)) for one in node.key]
     if isinstance(node.map.owner, Inferred):
         map, given = node.map.owner.place([_texts(checker, one) for one in key], node.span)
     else:

@@ -110,6 +110,8 @@ def in_parts(type_: t.Type) -> str:
     parts = [in_parts(one) for one in type_.items]
     if not type_.names:
         return f"({', '.join(parts)})"
+    if type_.names[0] == t.ELEMENT:
+        return f"[{','.join(parts)}]"
     return f"{{ {', '.join(f'.{name} = {part}' for name, part in zip(type_.names, parts, strict=True))} }}"
 
 

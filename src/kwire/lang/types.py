@@ -15,12 +15,16 @@ from collections.abc import Iterator
 
 from kwire.hints import Final, TypeAlias
 from kwire.lang.forms import Form
+from kwire.wire.schema import ELEMENT as ELEMENT_NAME
 
 ADDRESSES = ("ipv4", "ipv6", "mac", "ksym", "usym")
 """Displays that make a value an address of the named kind: the wire's type of the same name."""
 
 STACK_MODES = ("bpftrace", "perf", "raw", "build_id")
 """How stacks are read: names with offsets; as `perf script` shows them; addresses; places in files."""
+
+ELEMENT: Final = ELEMENT_NAME
+"""What parts of a tuple are called that is an array: of structures, of arrays, or of one number."""
 
 KERNEL = "kernel"
 RAW = "raw"
@@ -110,8 +114,8 @@ class Stack(Form):
 
 
 class Tuple(Form):
-    """Several values together; with names (as many as items; else none) a record. In the checker only: each
-    of them is a value of its own in a program.
+    """Several values together; with names (as many as items; else none) a record; with the name `ELEMENT` for
+    each an array. In the checker only: each of them is a value of its own in a program.
     """
 
     items: tuple["Type", ...]
@@ -250,7 +254,9 @@ def describe(type_: Type) -> str:
     if isinstance(type_, Stack):
         return "symbol" if type_.mode == "symbol" else "stack"
     if isinstance(type_, Tuple):
-        return f"record of {', '.join(type_.names)}" if type_.names else f"tuple of {len(type_.items)}"
+        if type_.names and type_.names[0] != ELEMENT:
+            return f"record of {', '.join(type_.names)}"
+        return f"{'array' if type_.names else 'tuple'} of {len(type_.items)}"
     return "bool" if isinstance(type_, Bool) else "void"
 
 

@@ -158,7 +158,7 @@ def scalar(value: Value) -> c.Expr:
 
 def _part(value: Tuple) -> str:
     """How the first part of a tuple is named."""
-    return f".{value.names[0]}" if value.names[0] else "[0]"
+    return "[0]" if value.names[0] in ("", t.ELEMENT) else f".{value.names[0]}"
 
 
 def parts(name: str, value: Value) -> list[tuple[str, One]]:
@@ -167,7 +167,7 @@ def parts(name: str, value: Value) -> list[tuple[str, One]]:
         return [(name, value)]
     found = []
     for number, (part, item) in enumerate(zip(value.names, value.items, strict=True)):
-        found += parts(f"{name}_{part or number}", item)
+        found += parts(f"{name}_{number if part in ('', t.ELEMENT) else part}", item)
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kwire.hints import Any, Final, TypeAlias
 from kwire.wire.fields import TYPES, Field
-from kwire.wire.schema import Items, Labels, MapShape, Schema
+from kwire.wire.schema import ELEMENT, Items, Labels, MapShape, Schema
 from kwire.wire.tables import MapTable, cell_reader, divided
 
 BAR: Final = 52
@@ -114,13 +114,14 @@ def _nothing(schema: Schema, shape: MapShape) -> Any:
 def _together(items: Items, shows: Iterator[Show]) -> Show:
     """How a tuple is shown; `shows`: how its parts are, those of tuples in it among them."""
     parts = [_together(inner, shows) if inner else next(shows) for _, inner in items]
-    named = any(name for name, _ in items)
+    array = items[0][0] == ELEMENT
+    named = not array and any(name for name, _ in items)
     labels = [f".{name} = " if named else "" for name, _ in items]
-    before, behind = ("{ ", " }") if named else ("(", ")")
+    before, between, behind = ("[", ",", "]") if array else ("{ ", ", ", " }") if named else ("(", ", ", ")")
 
     def together(value: Any) -> str:
         pairs = zip(labels, parts, value, strict=True)
-        return before + ", ".join(label + show(part) for label, show, part in pairs) + behind
+        return before + between.join(label + show(part) for label, show, part in pairs) + behind
 
     return together
 
@@ -141,7 +142,7 @@ def _json_cell(
 def _json_of(items: Items, shows: Iterator[Show]) -> Show:
     """How a tuple is given as JSON: a list, and a record as an object."""
     parts = [_json_of(inner, shows) if inner else next(shows) for _, inner in items]
-    if any(name for name, _ in items):
+    if any(name not in ("", ELEMENT) for name, _ in items):
 
         def record(value: Any) -> str:
             pairs = zip(items, parts, value, strict=True)

@@ -12,7 +12,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 
-from kwire.hints import Any, TypeAlias
+from kwire.hints import Any, Final, TypeAlias
 from kwire.lazy import NamedTuple
 from kwire.wire import cbor, printf
 from kwire.wire.fields import (
@@ -109,8 +109,13 @@ MAP_VALUES = {
 """What maps keep, and the fields that a row of one has behind its key."""
 
 
+ELEMENT: Final = "[]"
+"""The name of each part of a tuple that is an array."""
+
 Items: TypeAlias = "tuple[tuple[str, Any], ...]"
-"""Of each part of a tuple its name, empty where it has none, and what it holds where it is a tuple itself."""
+"""Of each part of a tuple its name, empty where it has none, `ELEMENT` in an array, and what it holds where
+it is a tuple itself.
+"""
 
 
 class MapShape(NamedTuple):
