@@ -71,7 +71,7 @@ class Btf:
         self._at = struct.Struct(header.order + "II")
         self._sizes = RecordSize(header, data)
         self._table = table
-        self._base_strings = 0 if base is None else base._strings_total
+        self._base_strings = 0 if base is None else base.strings_total
         self.first_id = 1 if base is None else base.end_id
         self._cache: dict[int, t.BtfType] = {}
         self._indexes: dict[int, dict[str, int]] = {}
@@ -93,7 +93,8 @@ class Btf:
         return self.first_id + len(self.table.offsets)
 
     @property
-    def _strings_total(self) -> int:
+    def strings_total(self) -> int:
+        """Bytes of its strings and its base's."""
         return self._base_strings + self._header.strings_end - self._header.strings
 
     # --- one type ---
@@ -116,7 +117,7 @@ class Btf:
             return ""
         start = self._header.strings + offset - self._base_strings
         if start >= self._header.strings_end:
-            raise BtfError(self.subject, f"a name at {offset} of {self._strings_total} bytes of strings")
+            raise BtfError(self.subject, f"a name at {offset} of {self.strings_total} bytes of strings")
         end = self._data.find(b"\0", start, start + MAX_NAME)
         if end < 0:
             raise BtfError(self.subject, f"a name longer than {MAX_NAME} bytes", start)

@@ -82,6 +82,12 @@ class Kernel:
             self._modules[name] = btf
         return btf
 
+    def add(self, btf: Btf) -> str:
+        """Take further BTF that goes on from the kernel's, of a program; gives the name of its module."""
+        name = f"program {len(self._modules) + 1}"
+        self._modules[name] = btf
+        return name
+
     def find(self, name: str, kinds: Iterable[int], module: str | None = None) -> Found | None:
         """The first type of this name and one of these kinds, or None.
 

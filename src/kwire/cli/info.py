@@ -10,6 +10,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator
 
+from kwire.btf import dwarf
 from kwire.hints import Final
 from kwire.kernel import features, probes
 from kwire.lang.bpftrace import tables
@@ -64,7 +65,7 @@ def _never() -> bool:
 
 SECTIONS: Final[dict[str, dict[str, Answer]]] = {
     "Build": {
-        "libdw (DWARF support)": _never,
+        "libdw (DWARF support)": dwarf.ready,
         "dwunwind (DWARF stack unwinding)": _never,
         "blazesym (advanced symbolization)": _never,
         "bcc library path resolution": _provider("uprobe"),

@@ -19,8 +19,9 @@ from kwire.errors import KwireError
 from kwire.kernel import catalog, features
 from kwire.kernel.syscall import KernelError
 from kwire.kernel.targets import WILDCARD, CatalogError, Target
-from kwire.kinds import FUNCTIONS, KINDS, LISTED, NANOSECONDS, USER
+from kwire.kinds import FUNCTIONS, KINDS, LISTED, NANOSECONDS, USER, file_and_name
 from kwire.lang import attach, tree
+from kwire.perfevents import COUNTER_ALIASES
 from kwire.view.text import safe
 
 if TYPE_CHECKING:
@@ -103,11 +104,24 @@ def _named_there(host: "Host", pattern: str) -> list[str]:
 class Listing:
     """One run of the verb: how it writes, and the kernel's types, opened when first needed."""
 
-    __slots__ = ("_json", "_kernel", "_noted", "_pids", "_verbose")
+    __slots__ = ("_counted", "_debug", "_json", "_kernel", "_noted", "_pids", "_verbose")
 
-    def __init__(self, json: bool, verbose: bool, pids: Sequence[int] = ()) -> None:
-        """`pids`: processes that know what names of files mean."""
+    def __init__(
+        self,
+        json: bool,
+        verbose: bool,
+        pids: Sequence[int] = (),
+        debug: Sequence[str] = (),
+        *,
+        counted: bool = False,
+    ) -> None:
+        """`pids`: processes that know what names of files mean; `debug`: folders in which files with
+        debugging information are looked for, too; `counted`: counters are listed under all their names, with
+        the colon before the number of events that scripts write.
+        """
+        self._counted = counted
         self._pids = pids
+        self._debug = debug
         self._json = json
         self._verbose = verbose
         self._kernel: Kernel | None = None
@@ -144,6 +158,15 @@ class Listing:
             return [Target(kind, one, "") for one in sorted(chosen)] or catalog.expand(kind, pattern)
         if KINDS[kind].place == "trace":
             return [Target(kind, "", "")]
+        if KINDS[kind].place == "counter":
+            pattern = pattern.partition(":")[0]  # with any number of events
+        if KINDS[kind].place == "user function":
+            from kwire.live.program_types import at_line
+
+            file, _, name = file_and_name(pattern)
+            found = at_line(kind, file, name, self._pids, self._debug)
+            if found is not None:
+                return found
         if kind not in FUNCTIONS:
             return catalog.expand(kind, pattern, self._pids)
         try:
@@ -216,13 +239,17 @@ class Listing:
                 "group": target.group,
                 "name": target.name,
             }
+            if self._counted and KINDS[target.kind].place == "counter" and not self._json:
+                names = [alias for alias, name in COUNTER_ALIASES.items() if name == target.name]
+                self._print(record, "\n".join(f"{target.kind}:{name}:" for name in (target.name, *names)))
+                continue
             if not self._verbose:
                 self._print(record, str(target))
                 continue
             from kwire.cli.signatures import signature
 
             try:
-                arguments, returns = signature(target, self._types_of_kernel)
+                arguments, returns = signature(target, self._types_of_kernel, self._debug)
             except KwireError as error:
                 self._print(
                     record | {"unknown": error.cause}, f"{target}\n    arguments not known: {error.cause}"

@@ -65,7 +65,6 @@ UNCHANGED = (
     ("-b", 0),
     ("-I", 1),
     ("--include", 1),
-    ("--debuginfo", 1),
     ("--no-feature", 1),
     ("--usdt-file-activation", 0),
 )
@@ -126,6 +125,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="compile, have the kernel verify it, attach nothing"
     )
     parser.add_argument("--unsafe", action="store_true", help="allow what can change the system")
+    parser.add_argument(
+        "--debuginfo",
+        metavar="FOLDER",
+        action="append",
+        default=[],
+        help="look here, too, for the debugging information of programs",
+    )
     tracing.add_remote_arguments(parser)
     for option, count in UNCHANGED:
         action = "append" if count else "append_const"
@@ -134,6 +140,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 DEFAULTS: dict[str, Any] = {
     "buffering": "line",
+    "debuginfo": (),
     "dry_run": False,
     "no_warnings": False,
     "output": None,
@@ -203,7 +210,13 @@ def _list(args: argparse.Namespace) -> int:
             raise KwireError("read", patterns[0], "no such file or directory")
         name, text, words = _script(args)
         patterns = [str(one) for one in places(read(name, text), tuple(given(words)[0]))]
-    listing = Listing(json=args.format == "json", verbose=bool(args.verbose), pids=args.pids or ())
+    listing = Listing(
+        json=args.format == "json",
+        verbose=bool(args.verbose),
+        pids=args.pids or (),
+        debug=args.debuginfo,
+        counted=True,
+    )
     for pattern in patterns:
         listing.write(" ".join(pattern.split()))
     return OK
@@ -269,7 +282,8 @@ def _run(args: argparse.Namespace, name: str, text: str, words: list[str]) -> in
             ground,
         ),
     ):
-        planning.ask(scope=processes.scope, command=processes.command.pid if processes.command else 0)
+        scope = processes.scope._replace(debug=tuple(args.debuginfo))
+        planning.ask(scope=scope, command=processes.command.pid if processes.command else 0)
         import kwire.kernel.privileges
         import kwire.live.summary
         import kwire.view.printed

@@ -1,12 +1,12 @@
 """The typed arguments of a probe, as C: a tracepoint's from its format, those of functions from BTF."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from kwire.btf.blob import Btf
 from kwire.btf.cformat import spell
 from kwire.btf.errors import BtfLookupError
-from kwire.btf.store import Found, Kernel
+from kwire.btf.store import Found, Function, Kernel
 from kwire.btf.types import FuncProto, Kind, Param
 from kwire.kernel import tracefs
 from kwire.kernel.formats import EventField
@@ -24,10 +24,13 @@ class Argument(NamedTuple):
     size: int | None = None
 
 
-def signature(target: Target, kernel: Callable[[], Kernel]) -> tuple[list[Argument], Argument | None]:
+def signature(
+    target: Target, kernel: Callable[[], Kernel], debug: Sequence[str] = ()
+) -> tuple[list[Argument], Argument | None]:
     """(arguments, what a probe at the return sees as `retval`).
 
-    `kernel` is called where BTF is needed. Raises KwireError where nothing is known about the arguments.
+    `kernel` is called where BTF is needed; `debug`: folders with debugging information of programs. Raises
+    KwireError where nothing is known about the arguments.
     """
     if target.kind == "tracepoint":
         fields = tracefs.shared().format(target.group, target.name).fields
@@ -39,12 +42,18 @@ def signature(target: Target, kernel: Callable[[], Kernel]) -> tuple[list[Argume
         return [], None
     if target.kind == "rawtracepoint":
         return _raw(kernel(), target.name), None
-    function = kernel().func(target.name, target.group or None)
-    btf, proto = function.btf, function.proto
+    if KINDS[target.kind].place == "user function":
+        from kwire.live.program_types import types_of
+
+        own = types_of(target, kernel(), debug)
+        found = Function(target.name, "", own.proto(own.find(target.name, Kind.FUNC)), own)
+    else:
+        found = kernel().func(target.name, target.group or None)
+    btf, proto = found.btf, found.proto
     returns = None
-    if target.kind in ("kretprobe", "fexit"):
+    if KINDS[target.kind].result:
         returns = _argument(btf, Param("retval", proto.ret))
-    return [] if target.kind == "kretprobe" else _arguments(btf, proto), returns
+    return [] if target.kind in ("kretprobe", "uretprobe") else _arguments(btf, proto), returns
 
 
 def _type(field: EventField) -> str:

@@ -155,15 +155,36 @@ class File:
         return (found[0].partition("@")[0], found[1]) if found else None  # without its version
 
 
-def _separate(elf: Elf, root: str) -> Elf | None:
-    """The debug file of an ELF file, where there is one. Raises ElfError."""
+def debug_file(path: str, folders: Sequence[str] = ()) -> str:
+    """The file that has the debugging information of a program: its own, the one beside it that it names, or
+    one in these folders. Raises ElfError.
+    """
+    with Elf.open(path) as elf:
+        if any(one.name == ".debug_info" for one in elf.sections):
+            return path
+        other = _separate(elf, "", folders)
+    if other is None:
+        return path
+    other.close()
+    return other.name
+
+
+def _separate(elf: Elf, root: str, folders: Sequence[str] = ()) -> Elf | None:
+    """The debug file of an ELF file, where there is one; `folders`: where it is looked for first, from
+    here and from the folder of the file. Raises ElfError.
+    """
     build, link = elf.build_id, elf.debug_link
+    beside = os.path.dirname(elf.name)
+    folders = [path for one in folders for path in dict.fromkeys((one, os.path.join(beside, one)))]
     where: list[tuple[str, int | None]] = []
+    if build:
+        where += ((f"{one}/{os.path.basename(elf.name)}.debug", None) for one in folders)
     if len(build) > 2:
+        where += ((f"{one}/.build-id/{build[:2]}/{build[2:]}.debug", None) for one in folders)
         where += ((f"{one}{DEBUG}/.build-id/{build[:2]}/{build[2:]}.debug", None) for one in (root, ""))
     if link is not None and "/" not in link[0]:
         folder, within = os.path.dirname(elf.name), os.path.dirname(elf.name.removeprefix(root))
-        for one in (folder, f"{folder}/.debug", f"{root}{DEBUG}{within}"):
+        for one in (*folders, folder, f"{folder}/.debug", f"{root}{DEBUG}{within}"):
             where.append((f"{one}/{link[0]}", link[1]))
     for path, checksum in where:
         try:

@@ -107,6 +107,28 @@ def in_file(kind: str, target: str, offset: int = 0, form: str = "", machine: st
     return Site(kind, place, (), retval, typed=False, machine=machine)
 
 
+def of_program(site: Site, found: Signature, entry: bool) -> Site:
+    """The site of a function of a program whose prototype is known: its parameters by name at its `entry`,
+    its result by type at its return. Raises `BtfLookupError`.
+    """
+    convention = CONVENTIONS.get(site.machine)
+    if convention is None:
+        raise BtfLookupError("the program", site.target, f"how {site.machine} passes arguments is not known")
+    if KINDS[site.kind].result:
+        retval = _returned(found, convention)
+        return site.replace(retval=_of_user(retval) if retval else None, module=found.module)
+    given = places(convention, found.passing, found.returned)
+    params = tuple(map(_of_user, _arguments(found, given))) if entry else ()
+    return site.replace(params=params, module=found.module)
+
+
+def _of_user(param: Param) -> Param:
+    """A parameter of a program: what it points to is the program's."""
+    if not isinstance(param.type, t.Pointer):
+        return param
+    return param.replace(type=param.type.replace(space=t.USER))
+
+
 def iterator(name: str, types: KernelTypes) -> Site:
     """The site of an iterator: what it is at, by the names that the kernel has for it. Raises
     `BtfLookupError`.

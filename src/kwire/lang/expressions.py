@@ -132,6 +132,9 @@ class ExpressionChecker:
             if isinstance(known, str):
                 return self._string(tree.String(known, span))
             return values.constant(known, span)
+        if name == "args" and self.site.params and not self.bare:
+            items = tuple(self.own(param, span) for param in self.site.params)
+            return values.Tuple(items, tuple(param.name for param in self.site.params), span)
         if name in NUMBERED:
             return self.numbered(NUMBERED[name], span)
         builtin = builtins.BY_NAME.get(name)

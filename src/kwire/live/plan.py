@@ -18,13 +18,15 @@ class Scope(NamedTuple):
 
     `follow`: those in the map `tasks` only, `main` being one that is surely in it as long as the trace lasts
     (0: none); `without`: processes that are left out; `pids`: those that were named, as /proc calls them:
-    names of files mean what they mean there.
+    names of files mean what they mean there; `debug`: folders in which files with debugging information are
+    looked for, too.
     """
 
     follow: bool = False
     main: int = 0
     without: tuple[int, ...] = ()
     pids: tuple[int, ...] = ()
+    debug: tuple[str, ...] = ()
 
 
 class Point(NamedTuple):

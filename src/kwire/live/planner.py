@@ -153,6 +153,7 @@ class Planner:
         self._events: Tracefs | None = None  # open as long as it is used, for all probes once
         self._titles: dict[str, object] = {}  # of the unit's maps, and whose they are
         self._kernel: Kernel | None = None
+        self._programs: dict[int, str] = {}  # whose types were read, and the modules that these are
         self._namespace: PidNamespace | None = None
         self._foreign_ids = ""
         try:
@@ -209,7 +210,7 @@ class Planner:
         targets = self._targets(point)
         longest = [max(targets, key=lambda one: len(str(one))), max(targets, key=lambda one: len(one.name))]
         for target in dict.fromkeys([*targets[:1], *longest]):
-            probe.program(self._site(target, point.offset, listed=True), self._types)
+            self._program(lambda site: probe.program(site, self._types), target, point.offset, listed=True)
 
     def _add_spec(self, parsed: ProbeSpec) -> None:
         def program(site: Site) -> Program:
@@ -280,7 +281,11 @@ class Planner:
             tuple(self._notes()),
             frozenset(number for number, one in zip(numbers, wanted, strict=True) if one.optional),
             without,
-            {number: one.site.module for number, one in zip(numbers, wanted, strict=True) if one.site.module},
+            {
+                number: one.site.module
+                for number, one in zip(numbers, wanted, strict=True)
+                if one.site.module and one.site.kind not in USER
+            },
             self._maps(wanted),
             tuple(programs(task)) if self._scope.follow else (),
             stacks=tuple(dict.fromkeys(table for one in wanted for table in one.program.stacks())),
@@ -317,7 +322,7 @@ class Planner:
             [target] = targets
             if target.copies > 1:
                 self._locate(targets)
-            made = program(self._site(target, point.offset))
+            made = self._program(program, target, point.offset)
             addresses = self._addresses(target, point.offset)
             try:
                 self._want(text, self._filtered(made), addresses)
@@ -331,7 +336,7 @@ class Planner:
         added = len(self._wanted)
         for target in targets:
             try:
-                made = program(self._site(target, point.offset, listed=True))
+                made = self._program(program, target, point.offset, listed=True)
                 try:
                     self._want(
                         str(target),
@@ -360,11 +365,48 @@ class Planner:
         else:
             raise KwireError("trace", text, f"none of {plural(len(self._skipped), 'target')} can be", "")
 
+    def _program(
+        self, program: Callable[[Site], Program], target: "Target", offset: int, *, listed: bool = False
+    ) -> Program:
+        """The program at a target. Where it makes no sense of what the site is known to have, and the site is
+        a function of a program, the debugging information of that is read.
+        """
+        site = self._site(target, offset, listed)
+        try:
+            return program(site)
+        except LanguageError as error:
+            if KINDS[target.kind].place != "user function" or self._kernel is None:
+                raise
+            try:
+                typed = self._with_types(site, target, entry=not offset)
+            except KwireError as unknown:
+                cure = f"{unknown.cause}; {unknown.cure}" if unknown.cure else unknown.cause
+                told = (one._replace(cure=cure) if not one.cure else one for one in error.diagnostics)
+                raise LanguageError(error.source, list(told)) from None
+            return program(typed)
+
+    def _with_types(self, site: Site, target: "Target", *, entry: bool) -> Site:
+        """The same site with what the debugging information of its program tells. Raises KwireError."""
+        from kwire.live.program_types import types_of
+
+        assert self._kernel is not None
+        btf = types_of(target, self._kernel, self._scope.debug)
+        module = self._programs.get(id(btf))
+        if module is None:
+            module = self._programs[id(btf)] = self._kernel.add(btf)
+        return attach_points.of_program(site, self._types.function(target.name, module), entry)
+
     def _targets(self, point: AttachPoint) -> "list[Target]":
         """What an attach point names; a name without wildcards may still be several functions'."""
         from kwire.kernel import catalog
         from kwire.kernel.targets import Target
 
+        if KINDS[point.kind].place == "user function" and "@" in point.group:
+            from kwire.live.program_types import at_line
+
+            found = at_line(point.kind, point.group, point.name, self._scope.pids, self._scope.debug)
+            if found is not None:
+                return found
         if point.kind in USER:
             pattern = in_file(point.group, point.name)
             found = catalog.expand(point.kind, pattern, self._scope.pids, self._unread)

@@ -36,6 +36,9 @@ HIST_BITS_MOST: Final = 5
 SERIES: Final = {"": "lru", "avg": "avg", "sum": "sum", "min": "min", "max": "max", "count": "count"}
 """How values of one interval of a series are put together → the kinds of maps that do so."""
 
+CLOCK_MAP: Final = "BPFTRACE_DUMMY_TS_MAP"
+"""The variable of the environment that names a map which is the clock of all series, for tests of scripts."""
+
 INTERVALS_MOST: Final = 1000
 """Of a series of times."""
 
@@ -215,9 +218,12 @@ def assign_map(low: "Lowering", target: s.Map, node: s.Assign) -> list[tree.Stmt
 def _in_interval(low: "Lowering", map: Inferred, place: tree.Element, added: tree.Expr | None) -> tree.Stmt:
     """A value is added to the interval of a series in which it is given: one more part of the key."""
     span = place.span
-    wall = tree.Binary(
-        "add", tree.Name("nsecs", span), tree.Number(low.surroundings.wall, span), span
-    )  # so intervals begin where the wall clock's do
+    clock = low.surroundings.environment.get(CLOCK_MAP, "").removeprefix("@")
+    if clock in low.maps:
+        wall: tree.Expr = element(low, s.Map(clock, None, span))
+    else:  # intervals begin where the wall clock's do
+        ahead = tree.Number(low.surroundings.wall, span)
+        wall = tree.Binary("add", tree.Name("nsecs", span), ahead, span)
     number = tree.Binary("quo", wall, tree.Number(map.bounds[0], span), span)
     place = place.replace(key=(*place.key, number))
     assert added is not None

@@ -1,0 +1,51 @@
+"""What the debugging information of programs tells, beside the kernel's types: the types of their functions,
+and where the code of a line begins.
+
+Invariant: a file is read when a probe asks for what only it tells (`args.name`, a structure of the program's,
+`FILE@source.c:22`), and once a function.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+
+from kwire.btf.blob import Btf
+from kwire.btf.errors import BtfLookupError
+from kwire.btf.store import Kernel
+from kwire.kernel.binaries import binary, files
+from kwire.kernel.targets import CatalogError, Target
+from kwire.kernel.usersyms import debug_file
+
+
+def types_of(target: Target, kernel: Kernel, folders: Sequence[str] = ()) -> Btf:
+    """The types of a function of a program, as BTF behind the kernel's; `folders`: where debugging
+    information is looked for, too. Raises BtfLookupError, ElfError.
+    """
+    symbols = binary(target.group).functions.get(target.name)
+    if not symbols:
+        raise BtfLookupError(target.group, target.name, "no function of this name is there")
+    return _read(debug_file(target.group, folders), target.name, symbols[0].address, kernel.vmlinux)
+
+
+@lru_cache(maxsize=64)
+def _read(path: str, name: str, address: int, base: Btf) -> Btf:
+    from kwire.btf.dwarf import function_types
+
+    return function_types(path, name, address, base)
+
+
+def at_line(
+    kind: str, file: str, line: str, pids: Sequence[int] = (), folders: Sequence[str] = ()
+) -> list[Target] | None:
+    """The targets of `program@source.c:22`; None for what is no such thing. Raises KwireError."""
+    program, _, source = file.rpartition("@")
+    if not program or not line.isdecimal() or os.path.exists(file):
+        return None
+    from kwire.btf.dwarf import line_addresses
+
+    [path, *_] = files(program, pids)
+    try:
+        found = line_addresses(debug_file(path, folders), source, int(line))
+    except BtfLookupError as error:
+        raise CatalogError(kind, f"{file}:{line}", error.cause, cure=error.cure) from None
+    return [Target(kind, path, hex(address)) for address in found]
