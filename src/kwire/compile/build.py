@@ -78,6 +78,7 @@ def compile_probe(
     task: TaskFields | None = None,
     namespace: PidNamespace | None = None,
     loops: int = NONE,
+    ends: bool = False,
     ring_size: int = RING_SIZE,
     explain: bool = False,
 ) -> Compiled:
@@ -90,7 +91,8 @@ def compile_probe(
     be looked up; `without`: processes that are left out; `task`: the offsets from `task_fields`, which
     save a good part of an event's cost (without them pid and comm come from helpers); `namespace`: the
     pid namespace in which `pid`, `tid` and `ppid` are told, not the first one's (takes `task`); `loops`:
-    which loops are called by `bpf_loop` (`compile.loops`); `ring_size`: of the rings, in bytes, for whoever
+    which loops are called by `bpf_loop` (`compile.loops`); `ends`: whether a probe of the unit asks for the
+    end of the trace, after which none does anything; `ring_size`: of the rings, in bytes, for whoever
     creates maps from the image; `explain`: fill `Compiled.ir`.
 
     Raises `CompileError` when the program does not fit: the record, the stack, the jumps; `LanguageError` for
@@ -99,6 +101,8 @@ def compile_probe(
     placed = _layouts(program)
     preempted = KINDS[program.site.kind].preempted
     options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace, loops, preempted)
+    if ends and KINDS[program.site.kind].place != "trace":  # those at its begin and end run once, and whole
+        options = options._replace(ends=True)
     on_stack, roomy = any(map(fits_stack, placed)), False
     while True:
         try:

@@ -51,6 +51,11 @@ def ask_for_end(b: Builder, options: Options, status: Operand) -> None:
     b.start(told)
 
 
+def end_asked_for(b: Builder) -> Operand:
+    """A number that is 0 until the end of the trace is asked for."""
+    return b.load(b.emit("mapval", [], (ASKED, 0)), 0, 8)
+
+
 def wake(b: Builder, options: Options) -> None:
     """Wake the reader, who is not asleep where the ring is full."""
     key = b.function.slot("key", 8)

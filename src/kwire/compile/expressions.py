@@ -82,6 +82,7 @@ class Options(NamedTuple):
     loops: int = 0
     preempted: bool = False  # another thread may run the program on the same CPU before this one goes on
     claims: bool = False  # so its memory in maps is claimed before it is used
+    ends: bool = False  # it does nothing any more once the end of the trace was asked for
 
 
 def signed64(value: int) -> int:

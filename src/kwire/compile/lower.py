@@ -15,7 +15,7 @@ more than a few nanoseconds. The maps of the unit are called `@name` (`compile.m
 from collections.abc import Container, Mapping, Sequence
 
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.emission import ask_for_end, claim, cpu, release, send, sender
+from kwire.compile.emission import ask_for_end, claim, cpu, end_asked_for, release, send, sender
 from kwire.compile.expressions import CHANGING, ExpressionLowering, Options, pieces
 from kwire.compile.ir import AGES, At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
@@ -172,6 +172,10 @@ class Lower(ExpressionLowering):
         body = self.new_block("body")
         if KINDS[self.site.kind].context == "objects":
             self._at_object()
+        if self.options.ends:
+            going = self.new_block("going")
+            self.branch("eq", end_asked_for(self), 0, going, self.done)
+            self.start(going)
         if program.guard is not None:
             meant = self.new_block("meant")
             self.condition(program.guard, meant, self.done)

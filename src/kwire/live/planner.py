@@ -42,7 +42,7 @@ from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS, USER, in_file
 from kwire.lang import attach_points, record, spec, tree
 from kwire.lang.check import check, filtered
-from kwire.lang.checked import Emit, Map, Program
+from kwire.lang.checked import Emit, Exit, Map, Program
 from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere, together
 from kwire.lang.forms import Node, rewrite, walk
@@ -256,9 +256,11 @@ class Planner:
         first, *firsts = accumulate((len(one.program.shapes) for one in wanted), initial=1)
         numbers = (first, *firsts[:-1])  # of each probe, that is of its first shape
         shapes = firsts[-1] - 1
+        grouped = _grouped(wanted)
+        ends = any(_ends(wanted[first].program) for first, *_ in grouped)
         schemas: dict[int, tuple[Schema, ...]] = {}
         groups = [
-            self._group(wanted, members, numbers, shapes, task, schemas) for members in _grouped(wanted)
+            self._group(wanted, members, numbers, shapes, task, schemas, ends=ends) for members in grouped
         ]
         complete = tuple(
             _with_symbols(schema, shape, one)
@@ -570,9 +572,11 @@ class Planner:
         shapes: int,
         task: TaskFields | None,
         schemas: dict[int, tuple[Schema, ...]],
+        *,
+        ends: bool,
     ) -> Group:
         """The program of these members, whose schemas are added. `numbers`: of all probes; `shapes`: how many
-        all have together.
+        all have together; `ends`: whether one of them asks for the end of the trace.
         """
         first = wanted[members[0]]
         shared = len(members) > 1
@@ -591,6 +595,7 @@ class Planner:
             without=() if own else self._scope.without,
             task=task,
             namespace=self._namespace,
+            ends=ends,
         )
         loops = LONG if any_called(first.program) and _loops() else NONE
         compiled = compile_(loops=loops)
@@ -640,6 +645,11 @@ class Planner:
             otherwise if any_walked(first.program) else None,
             lambda: compile_(loops=loops, explain=True).ir,
         )
+
+
+def _ends(program: Program) -> bool:
+    """Whether a program asks for the end of the trace."""
+    return any(isinstance(node, Exit) for part in program.body for node in walk(part))
 
 
 def _bounded(count: int) -> None:

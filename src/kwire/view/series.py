@@ -48,7 +48,7 @@ def graph(series: Series, interval: int) -> list[str]:
         return ["<no data>"]
     low, high = min(numbers), max(numbers)
     if low == high:
-        low, high = low - 1, high + 1
+        low, high = (low - 1, high + 1) if low else (0, 1)
     _, unit, digits = next(one for one in UNITS if interval >= one[0])
     head = "hh:mm:ss" + (f".{unit}" if unit else "")
     blank = " " * (8 + (1 + digits if digits else 0))
