@@ -14,6 +14,7 @@ KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 
 SCRIPT = r"""
 struct bits { unsigned long long a:1; unsigned long long b:1; unsigned long long c:2; };
+struct two { int a; short b; short c; }; struct grid { short m[2][2]; }; struct one { struct two of[1]; };
 macro cpu(x) { x }
 macro twice(x) { x; x; }
 macro size(a) { sizeof(a[2]) }
@@ -44,6 +45,9 @@ begin {
   printf("%s %x\n", ntop(2, pton("127.0.0.1")), (uint32)pton("127.0.0.1"));
   if comptime (sizeof(uint8) == 2) { fail("never") } else { print("known") }
   assert(1 == 1, "fine"); $text = "foo"; $far = (uint64)10; printf("[%s]\n", $text[$far] == 0 ? "" : "?");
+  $n = (uint64)0x0004000300020001; @two = *(struct two *)(&$n); print(@two); print(@two.b); $copy = @two;
+  @sums[*(struct two *)(&$n)] = $copy.a; @grid[0] = (*(struct grid *)(&$n)).m; print(@grid[0][1][0]);
+  for ($kv : @sums) { print($kv.0.b); } print((1, (*(struct grid *)(&$n)).m)); print(*(struct one *)(&$n));
   assert($a == 0, "told");
 }
 end { @unset = 1; }
@@ -79,12 +83,19 @@ GFP_KERNEL special Unknown signal 0 N/A
 127.0.0.1 100007f
 known
 []
+@two: { .a = 131073, .b = 3, .c = 4 }
+3
+3
+3
+(1, [[1,2],[3,4]])
+{ .of = [{ .a = 131073, .b = 3, .c = 4 }] }
 """
 
 LEFT = """@avg: 100
 @b[ok\\x00, 1]: 1
 @buf: hell
 @deep[hi, (longer, 2)]: 1
+@grid[0]: [[1,2],[3,4]]
 @h:
 [3]                    1 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|"""
 
@@ -118,6 +129,15 @@ def test_what_a_script_is_told() -> None:
     assert "WARNING: Map full; can't update element: @full, 1 update;" in run.stderr
     assert "stdin:3:16-37: ERROR: 100% 3\nstdin:4:87-93: ERROR: expanded from\nbegin {" in run.stderr
     assert run.returncode == 4
+
+
+@pytest.mark.live
+@pytest.mark.kernels("6.12")
+def test_nothing_is_done_once_a_probe_has_asked_for_the_end() -> None:
+    script = 'interval:us:100 { printf("once\\n"); @ = count(); exit(3); } end { printf("end\\n"); }'
+    run = subprocess.run([*KWIRE, "-q", "-e", script], capture_output=True, text=True, timeout=200)
+    assert run.stdout.split() == ["once", "end", "@:", "1"]
+    assert run.returncode == 3
 
 
 def test_a_script_tells_its_options() -> None:

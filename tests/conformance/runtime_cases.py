@@ -61,6 +61,9 @@ FEATURES = {
 }
 """What `--info` says of features that it does not call by the names of the cases."""
 
+PROGRAM = re.compile(r"\./(testprogs/[\w./-]+)(?![\w./*-])")
+"""A program that a case names, without wildcards."""
+
 KINDS = (
     *(
         "kprobe",
@@ -229,7 +232,7 @@ def not_here(case: Case, tests: Path) -> str:
     symbol = re.search(r'percpu_kaddr\("(\w+)"', case.one("PROG"))
     if symbol and f" {symbol[1]}\n" not in symbols():
         return f"this kernel does not tell where {symbol[1]} is"
-    for program in re.findall(r"\./(testprogs/\w+)", " ".join(value for _, value in case.directives)):
+    for program in PROGRAM.findall(" ".join(value for _, value in case.directives)):
         if not (tests / program).exists():
             return f"not built: {program}"
     return ""

@@ -32,7 +32,7 @@ WRONG = [
         "3: `or` gives no number, only true or false; write x if x else y, or compare the operands",
         "pid or 3",
     ),
-    ("kprobe:connect", "emit(args)", "3: args alone is no value; name one of them: args.name", "args"),
+    ("begin", "emit(args)", "3: args alone is no value; name one of them: args.name", "args"),
     ("kprobe:connect", "emit(str)", "3: str is a function; call it: str(p[, limit])", "str"),
     ("kprobe:connect", "emit(args.skk)", "3: connect has no skk; did you mean sk?", "skk"),
     (

@@ -204,6 +204,47 @@ def test_scripts_print_what_bpftrace_prints(
     assert "sold apple" in ours
 
 
+NAMED = """
+uprobe:SHOP:price { printf("%d of %s at %d\\n", args.count, str(args.item.name), args.item->price); }
+uprobe:SHOP:price { @[*args.item] = 1; }
+uprobe:SHOP:step_up { print(args); @all = args; }
+uprobe:SHOP@shop.c:LINE { print("in step_down"); }
+uretprobe:SHOP:price { print((int64)retval); }
+"""
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_functions_have_the_names_and_types_of_their_source(shop: str, tmp_path: Path) -> None:
+    pytest.importorskip("elftools", reason="pyelftools is not installed")
+    whole, bare, apart = (str(tmp_path / name) for name in ("whole", "bare", "apart"))
+    source = str(Path(shop).with_name("shop.c"))
+    subprocess.run(["gcc", "-O1", "-g", "-no-pie", "-o", whole, source], check=True)
+    subprocess.run(["objcopy", "--strip-debug", whole, bare], check=True)
+    Path(apart).mkdir()
+    subprocess.run(["objcopy", "--only-keep-debug", whole, f"{apart}/bare.debug"], check=True)
+    line = next(number for number, text in enumerate(SOURCE.splitlines(), 1) if "step_down(int n)" in text)
+    for program, options in ((whole, ()), (bare, ("--debuginfo", "apart"))):
+        script = NAMED.replace("SHOP", program).replace("LINE", str(line))
+        words = [sys.executable, "-m", "kwire", "-q", *options, "-c", program, "-e", script]
+        run = subprocess.run(words, capture_output=True, text=True, check=False)
+        lines = run.stdout.splitlines()
+        lines.remove("0")  # which the program itself prints
+        assert lines[:6] == [
+            *("1 of apple at -7", "-7", "{ .n = 0 }", "{ .n = 1 }", "in step_down", "2 of apple at -7"),
+        ], run.stderr
+        assert "@all: { .n = 3 }" in lines
+        assert any(one.startswith("@[{ .price = -7, .name = 0x") and one.endswith("}]: 1") for one in lines)
+    run = subprocess.run(
+        [sys.executable, "-m", "kwire", "-e", NAMED.replace("SHOP", bare)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "HINT: it has no debugging information about this function" in run.stderr
+    assert main(["list", "-v", f"uprobe:{whole}:price"]) == 0
+
+
 @pytest.mark.kernels("6.12")
 @pytest.mark.needs("uprobe_multi")
 def test_a_wildcard_is_one_link_a_file(shop: str) -> None:

@@ -11,6 +11,7 @@ Source: the DWARF standard, version 5, chapters 2 to 6; the kernel's Documentati
 
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
@@ -51,37 +52,30 @@ def function_types(path: str, name: str, address: int, base: Btf) -> Btf:
     `path`: of the file that has the debugging information; `address`: the function's in it; `base`: the
     kernel's types. Raises BtfLookupError where the file tells nothing of it.
     """
-    unit = _units(path)
-    try:
-        with open(path, "rb") as file:
-            made = unit(file, address)
-            if made is None:
-                raise BtfLookupError(path, name, "it has no debugging information about this function")
-            writer = _Writer(base)
-            blob = writer.blob(name, *made)
-    except (OSError, ValueError, KeyError, AttributeError, IndexError, struct.error) as error:
-        raise BtfLookupError(path, name, f"its debugging information cannot be read: {error}") from None
+    with _opened(path, name) as debug:
+        made = None if debug is None else _found(debug, address)
+        if made is None:
+            raise BtfLookupError(path, name, "it has no debugging information about this function")
+        blob = _Writer(base).blob(name, *made)
     return Btf(blob, base, subject=path)
 
 
 def line_addresses(path: str, source: str, line: int) -> list[int]:
-    """The addresses at which the code of a line begins, the lowest of each function's; `source`: the end of
-    the path of the file that the line is in. Raises BtfLookupError.
+    """The addresses at which code of a line begins, behind that of others; `source`: the end of the path of
+    the file that the line is in. Raises BtfLookupError.
     """
-    reader = _reader(path)
     found: set[int] = set()
     known: set[str] = set()
-    try:
-        with open(path, "rb") as file:
-            debug = reader(file)
-            for unit in debug.iter_CUs() if debug is not None else ():
-                program = debug.line_program_for_CU(unit)
-                for state, name in _states(program) if program is not None else ():
-                    known.add(name)
-                    if state.line == line and state.is_stmt and f"/{name}".endswith(f"/{source}"):
-                        found.add(state.address)
-    except (OSError, ValueError, KeyError, AttributeError, IndexError, struct.error) as error:
-        raise BtfLookupError(path, source, f"its debugging information cannot be read: {error}") from None
+    with _opened(path, source) as debug:
+        for unit in debug.iter_CUs() if debug is not None else ():
+            program = debug.line_program_for_CU(unit)
+            before = False
+            for state, name in _states(program) if program is not None else ():
+                known.add(name)
+                there = state.line == line and f"/{name}".endswith(f"/{source}")
+                if there and not before and state.is_stmt:
+                    found.add(state.address)
+                before = there
     if not known:
         raise BtfLookupError(path, source, "it has no debugging information about its lines")
     if not found:
@@ -98,44 +92,35 @@ def ready() -> bool:
     return find_spec("elftools") is not None
 
 
-def _reader(path: str) -> Any:
-    """The function from an open file to its DWARF; None where it has none. Raises BtfLookupError."""
+@contextmanager
+def _opened(path: str, name: str) -> Iterator[Any]:
+    """The DWARF of a file; None where it has none. Raises BtfLookupError, whatever is wrong with it."""
     try:
-        from elftools.common.exceptions import DWARFError, ELFError
         from elftools.elf.elffile import ELFFile
     except ImportError:
         cause = "pyelftools, which reads its debugging information, is not installed"
-        raise BtfLookupError(path, "", cause, INSTALL) from None
-
-    def read(file: Any) -> Any:
-        try:
+        raise BtfLookupError(path, name, cause, INSTALL) from None
+    try:
+        with open(path, "rb") as file:
             elf = ELFFile(file)
-            return elf.get_dwarf_info() if elf.has_dwarf_info(strict=True) else None
-        except (ELFError, DWARFError, AssertionError) as error:
-            raise ValueError(str(error) or "it is damaged") from None
+            yield elf.get_dwarf_info() if elf.has_dwarf_info(strict=True) else None
+    except BtfLookupError:
+        raise
+    except Exception as error:  # the library raises whatever comes of reading what is damaged
+        cause = f"its debugging information cannot be read: {error or type(error).__name__}"
+        raise BtfLookupError(path, name, cause) from None
 
-    return read
 
-
-def _units(path: str) -> Any:
-    """The function from an open file and an address to (DWARF's unit, the function's entry)."""
-    reader = _reader(path)
-
-    def find(file: Any, address: int) -> tuple[Any, Any] | None:
-        debug = reader(file)
-        if debug is None:
-            return None
-        ranges = debug.get_aranges()
-        offset = ranges.cu_offset_at_addr(address) if ranges is not None else None
-        units = [debug.get_CU_at(offset)] if offset is not None else debug.iter_CUs()
-        for unit in units:
-            for entry in _subprograms(unit.get_top_DIE()):
-                low = entry.attributes.get("DW_AT_low_pc")
-                if low is not None and _address(unit, low) == address:
-                    return unit, entry
-        return None
-
-    return find
+def _found(debug: Any, address: int) -> tuple[Any, Any] | None:
+    """The unit and the entry of the function at an address."""
+    ranges = debug.get_aranges()
+    offset = ranges.cu_offset_at_addr(address) if ranges is not None else None
+    for unit in [debug.get_CU_at(offset)] if offset is not None else debug.iter_CUs():
+        for entry in _subprograms(unit.get_top_DIE()):
+            low = entry.attributes.get("DW_AT_low_pc")
+            if low is not None and _address(unit, low) == address:
+                return unit, entry
+    return None
 
 
 def _address(unit: Any, attribute: Any) -> int:
@@ -199,7 +184,7 @@ class _Writer:
 
     def blob(self, name: str, unit: Any, function: Any) -> bytes:
         """The BTF of the types of a unit and of one of its functions."""
-        proto = self._prototype(_origin(function), list(function.iter_children()))
+        proto = self._add(self._prototype(_origin(function), list(function.iter_children())))
         self._add(self._record(name, Kind.FUNC, 1, proto))
         for entry in unit.get_top_DIE().iter_children():
             if entry.tag in NAMED and _name(entry) and len(self._ids) < TYPES_MOST:
@@ -250,7 +235,7 @@ class _Writer:
             return 0
         return self._id(entry.get_DIE_from_attribute("DW_AT_type"))
 
-    def _prototype(self, function: Any, children: list[Any]) -> int:
+    def _prototype(self, function: Any, children: list[Any]) -> bytes:
         parameters = b""
         count = 0
         for child in children:
@@ -262,7 +247,7 @@ class _Writer:
             else:
                 continue
             count += 1
-        return self._add(self._record("", Kind.FUNC_PROTO, count, self._type(function), parameters))
+        return self._record("", Kind.FUNC_PROTO, count, self._type(function), parameters)
 
     def _made(self, entry: Any) -> bytes:
         tag, name = entry.tag, _name(entry)
@@ -280,8 +265,7 @@ class _Writer:
         if tag == "DW_TAG_array_type":
             return self._array(entry)
         if tag == "DW_TAG_subroutine_type":
-            proto = self._prototype(entry, list(entry.iter_children()))
-            return self._record("", Kind.CONST, 0, proto)  # a prototype that others refer to by this
+            return self._prototype(entry, list(entry.iter_children()))
         return self._record("", Kind.CONST, 0, 0)  # void
 
     def _base_type(self, name: str, size: int, encoding: int) -> bytes:

@@ -104,7 +104,7 @@ def _named_there(host: "Host", pattern: str) -> list[str]:
 class Listing:
     """One run of the verb: how it writes, and the kernel's types, opened when first needed."""
 
-    __slots__ = ("_counted", "_debug", "_json", "_kernel", "_noted", "_pids", "_verbose")
+    __slots__ = ("_debug", "_json", "_kernel", "_noted", "_pids", "_scripts", "_verbose")
 
     def __init__(
         self,
@@ -113,13 +113,13 @@ class Listing:
         pids: Sequence[int] = (),
         debug: Sequence[str] = (),
         *,
-        counted: bool = False,
+        scripts: bool = False,
     ) -> None:
         """`pids`: processes that know what names of files mean; `debug`: folders in which files with
-        debugging information are looked for, too; `counted`: counters are listed under all their names, with
-        the colon before the number of events that scripts write.
+        debugging information are looked for, too; `scripts`: as bpftrace lists them: counters under
+        all their names, with the colon before the number of events; what is the kernel's own, of `vmlinux`.
         """
-        self._counted = counted
+        self._scripts = scripts
         self._pids = pids
         self._debug = debug
         self._json = json
@@ -239,12 +239,15 @@ class Listing:
                 "group": target.group,
                 "name": target.name,
             }
-            if self._counted and KINDS[target.kind].place == "counter" and not self._json:
+            if self._scripts and KINDS[target.kind].place == "counter" and not self._json:
                 names = [alias for alias, name in COUNTER_ALIASES.items() if name == target.name]
                 self._print(record, "\n".join(f"{target.kind}:{name}:" for name in (target.name, *names)))
                 continue
+            text = str(target)
+            if self._scripts and target.kind in ("fentry", "fexit") and not target.group:
+                text = f"{target.kind}:vmlinux:{target.name}"
             if not self._verbose:
-                self._print(record, str(target))
+                self._print(record, text)
                 continue
             from kwire.cli.signatures import signature
 
@@ -252,7 +255,7 @@ class Listing:
                 arguments, returns = signature(target, self._types_of_kernel, self._debug)
             except KwireError as error:
                 self._print(
-                    record | {"unknown": error.cause}, f"{target}\n    arguments not known: {error.cause}"
+                    record | {"unknown": error.cause}, f"{text}\n    arguments not known: {error.cause}"
                 )
                 continue
             record["args"] = [argument._asdict() for argument in arguments]
@@ -260,13 +263,14 @@ class Listing:
             if returns:
                 record["returns"] = returns.type
                 lines.append(returns.text)
-            self._print(record, "\n    ".join([str(target), *lines]))
+            self._print(record, "\n    ".join([text, *lines]))
 
     # --- types ---
 
     def _types(self, pattern: str) -> None:
         for text, record in listtypes.types(self._types_of_kernel(), pattern, self._verbose, self._json):
-            self._print(record, text)
+            module = f"{record.get('module') or 'vmlinux'}: " if self._scripts and " {" in text else ""
+            self._print(record, module + text)
 
     def _types_of_kernel(self) -> Kernel:
         if self._kernel is None:

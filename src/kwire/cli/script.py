@@ -215,7 +215,7 @@ def _list(args: argparse.Namespace) -> int:
         verbose=bool(args.verbose),
         pids=args.pids or (),
         debug=args.debuginfo,
-        counted=True,
+        scripts=True,
     )
     for pattern in patterns:
         listing.write(" ".join(pattern.split()))

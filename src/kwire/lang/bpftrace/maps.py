@@ -218,9 +218,9 @@ def assign_map(low: "Lowering", target: s.Map, node: s.Assign) -> list[tree.Stmt
 def _in_interval(low: "Lowering", map: Inferred, place: tree.Element, added: tree.Expr | None) -> tree.Stmt:
     """A value is added to the interval of a series in which it is given: one more part of the key."""
     span = place.span
-    clock = low.surroundings.environment.get(CLOCK_MAP, "").removeprefix("@")
-    if clock in low.maps:
-        wall: tree.Expr = element(low, s.Map(clock, None, span))
+    clock = low.surroundings.environment.get(CLOCK_MAP, "")
+    if clock and clock.removeprefix("@") in low.maps:
+        wall: tree.Expr = element(low, s.Map(clock.removeprefix("@"), None, span))
     else:  # intervals begin where the wall clock's do
         ahead = tree.Number(low.surroundings.wall, span)
         wall = tree.Binary("add", tree.Name("nsecs", span), ahead, span)
