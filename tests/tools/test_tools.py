@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ import kwire
 import kwire.tools
 from kwire.cli.main import main
 from kwire.lang.python import parse_file
+from kwire.live.bench import Bench
 from kwire.live.planner import make_plan
 from kwire.live.recorder import Recorder
 from kwire.tools import TOOLS, WHOM, described
@@ -47,6 +50,88 @@ def test_what_a_tool_hangs_on_is_stable() -> None:
         places = re.findall(r"^(\w+):\w", tool.text, re.M) or re.findall(r"^@kwire\.(\w+)\(", tool.text, re.M)
         assert places, tool.file
         assert set(places) <= {"tracepoint", "rawtracepoint", "profile"}, tool.file
+
+
+# --- in kwire's own machine: what is kept of threads and processes goes with them
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    bench = Bench()
+    yield bench
+    bench.close()
+
+
+def entered(call: str, name: str) -> str:
+    return f"tracepoint:{'raw_syscalls' if not name else 'syscalls'}:sys_{call}{name and '_' + name}"
+
+
+@pytest.mark.parametrize(
+    ("tool", "map", "name", "given"),
+    [
+        ("syslat", "@call", "", {"id": 60}),
+        ("opens", "@path", "openat", {"filename": 4096}),
+        ("files", "@start", "read", {"fd": 3}),
+    ],
+)
+def test_a_call_that_never_returns_is_forgotten_with_its_thread(
+    tool: str, map: str, name: str, given: dict[str, Any], bench: Bench
+) -> None:
+    """Otherwise every thread that ends keeps a key, until there is room for none."""
+    script = bench.bt(TOOLS[tool].text)
+    inode = bench.struct("struct inode", {"i_mode": 0o100644})
+    file = bench.struct("struct file", {"f_inode": inode})
+    table = bench.memory.kernel(bytes(24) + file.to_bytes(8, "little"))
+    files = bench.struct("struct files_struct", {"fdt": bench.struct("struct fdtable", {"fd": table})})
+    bench.set(pid=42, tid=43, task=bench.struct("struct task_struct", {"files": files}))
+    script.fire(entered("enter", name), **given)
+    assert [key for key, _ in script.maps[map].items()] == [43]
+    script.fire("tracepoint:sched:sched_process_exit")
+    assert not any(len(one) for one in script.maps.values())
+
+
+def test_calls_are_named_by_how_they_are_entered(bench: Bench) -> None:
+    """The return from a signal's handler says -1, and what is in the register is no error."""
+    handler, openat = 15, 257
+    counted, timed = bench.bt(TOOLS["syscalls"].text), bench.bt(TOOLS["syslat"].text)
+    for script in (counted, timed):
+        script.fire("tracepoint:raw_syscalls:sys_enter", id=handler)
+        script.fire("tracepoint:raw_syscalls:sys_exit", id=-1, ret=-5)
+        script.fire("tracepoint:raw_syscalls:sys_exit", id=openat, ret=-2)
+    assert counted.maps["@calls"].items() == [(handler, 1)]
+    assert counted.maps["@errors"].items() == [((openat, 2), 1)]
+    assert [key for key, _ in timed.maps["@us"].items()] == [handler]
+
+
+@pytest.mark.parametrize("tool", ["runqlat", "offcpu"])
+def test_chosen_processes_are_known_in_every_namespace_and_forgotten(tool: str, bench: Bench) -> None:
+    """`pid` is as our namespace has it, fork and exit tell the kernel's."""
+
+    def task(process: int, thread: int = 0) -> int:
+        return bench.struct("struct task_struct", {"tgid": process, "pid": thread or process})
+
+    script = bench.bt(TOOLS[tool].text, parameters={"pid": 7})
+    bench.set(pid=1, tid=1, task=task(1001))  # kwire itself
+    script.fire("begin")
+    assert script.maps["@chosen"].items() == []  # the kernel's 7 is another
+    asked, child, thread = task(1007), task(1008), task(1008, 1009)
+    bench.set(pid=7, tid=7, task=asked)
+    for one in (child, thread):
+        script.fire("rawtracepoint:sched_process_fork", parent=asked, child=one)
+    assert [key for key, _ in script.maps["@chosen"].items()] == [1008]
+    script.fire("rawtracepoint:sched_process_free", p=thread)
+    assert [key for key, _ in script.maps["@chosen"].items()] == [1008]
+    script.fire("rawtracepoint:sched_process_free", p=child)
+    assert script.maps["@chosen"].items() == []
+
+
+@pytest.mark.parametrize(("state", "kept"), [(1, [1007]), (0x80, [])])
+def test_a_thread_that_is_dead_does_not_wait(state: int, kept: list[int], bench: Bench) -> None:
+    script = bench.bt(TOOLS["offcpu"].text, parameters={"pid": 7})
+    gone = {"tgid": 1007, "pid": 1007, "__state": state}
+    bench.set(pid=7, tid=7, task=bench.struct("struct task_struct", gone))
+    script.fire("tracepoint:sched:sched_switch", prev_pid=1007, next_pid=1)
+    assert [key for key, _ in script.maps["@since"].items()] == kept
 
 
 @pytest.mark.live
