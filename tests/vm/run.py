@@ -6,7 +6,7 @@
 
 The guest sees this machine's files, at the same paths, through virtiofs under an overlay: it may write
 anywhere, and nothing of it stays, but for what it writes to the shared folder ($VM_SHARE in the guest,
---share here). /run and /dev/shm are its own and empty. It has the loopback interface and no other.
+--share here). A file that changes here after the guest has read it stays in the guest as it was read. /run and /dev/shm are its own and empty. It has the loopback interface and no other.
 Emulation is in software, about 30 times slower than the machine, so it works inside virtual machines too.
 Any number of guests may run at once, and none outlives the process that started it.
 
@@ -137,7 +137,7 @@ def boot(
     qemu, virtiofsd = tools()
     (scratch / "initramfs").write_bytes(build(kernel.modules, scratch))
     for tag, source in (("host", Path("/")), ("share", share)):
-        serve(stack, virtiofsd, scratch / f"{tag}.socket", source)
+        serve(stack, virtiofsd, scratch / f"{tag}.socket", source, "always" if tag == "host" else "auto")
     modules = f" modules={kernel.modules.resolve()}" if kernel.modules else ""
     guest = [qemu, *computer, *folder("host", scratch), *folder("share", scratch)]
     guest += ["-kernel", str(kernel.image), "-initrd", str(scratch / "initramfs")]
@@ -172,12 +172,14 @@ def machine(memory: int, cpus: int) -> list[str]:
 
     One thread emulates all processors in turn: with a thread each, a processor runs instructions that another
     one is just replacing, and kernels died and hung of it, now and then. It takes as much processor time.
-    The processor says nothing of fast `rep movsb` (erms, fsrm): emulation copies byte by byte, and everything
-    takes a quarter longer where kernel and libc prefer it.
+    The processor says nothing of what makes a real one faster or safer and an emulated one slower: fast
+    `rep movsb` (erms, fsrm), for emulation copies byte by byte; a fifth level of page tables (la57), which each
+    miss of the translation cache walks; SMAP and SMEP, whose instructions around each copy from or to user
+    memory end a block of translated code.
     """
     return [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm", "-smp", str(cpus), "-m", f"{memory}M"),
+        *("-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm,-la57,-smap,-smep", "-smp", str(cpus), "-m", f"{memory}M"),
         *("-machine", "q35,memory-backend=memory"),
         *("-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on"),
     ]
@@ -188,14 +190,18 @@ def folder(tag: str, scratch: Path) -> list[str]:
     return ["-chardev", chardev, "-device", f"vhost-user-fs-pci,chardev={tag},tag={tag},queue-size=1024"]
 
 
-def serve(stack: contextlib.ExitStack, virtiofsd: str, place: Path, source: Path) -> None:
-    """Starts a file server for one folder; it ends when the guest does."""
+def serve(stack: contextlib.ExitStack, virtiofsd: str, place: Path, source: Path, cache: str) -> None:
+    """Starts a file server for one folder; it ends when the guest does.
+
+    `cache`: "always" where nobody changes what a guest has read; it is then asked for once. With "auto" each
+    open drops what the guest's kernel holds of the file, and each start of Python reads everything anew.
+    """
     log = Path(f"{place}.log")
     command = [
         virtiofsd,
         f"--socket-path={place}",
         "-o",
-        f"source={source},sandbox=chroot,cache=auto,log_level=err",
+        f"source={source},sandbox=chroot,cache={cache},log_level=err",
     ]
     with log.open("wb") as stderr:
         process = spawn(stack, command, stderr=stderr)
