@@ -179,7 +179,16 @@ def machine(memory: int, cpus: int) -> list[str]:
     """
     return [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm,-la57,-smap,-smep", "-smp", str(cpus), "-m", f"{memory}M"),
+        *(
+            "-accel",
+            "tcg,thread=single",
+            "-cpu",
+            "max,-erms,-fsrm,-la57,-smap,-smep",
+            "-smp",
+            str(cpus),
+            "-m",
+            f"{memory}M",
+        ),
         *("-machine", "q35,memory-backend=memory"),
         *("-object", f"memory-backend-memfd,id=memory,size={memory}M,share=on"),
     ]
