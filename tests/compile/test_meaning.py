@@ -31,7 +31,7 @@ from kwire.lang.errors import LanguageError
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.wire.schema import decode
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.kernels("6.1")]  # the oldest verifier; the newest one judges here
 
 MASK = (1 << 64) - 1
 PAGE = mmap.PAGESIZE
@@ -355,7 +355,7 @@ def test_a_loop_means_what_python_means(
         "    if i * 3 > n + 500:\n        return\n    x += i\nemit(x)",
         "x = 0\ny = n\nfor i in range(11):\n    for j in range(5):\n        if x > y:\n            break\n"
         "        x += i * j\n        if x & 3 == 0:\n            y -= 3\nemit(x=x + y)",
-        "x = 0\nfor i in range(100000):\n    x += i ^ n\nemit(x)",
+        "x = 0\nfor i in range(20000):\n    x += i ^ n\nemit(x)",
         "x = 0\nfor i in range(3, 1000, 3):\n    for j in range(1000):\n        if j == i:\n"
         "            emit(x=j)\n            return\n        x += 1",
         "for i in range(18446744073709551613, 18446744073709551615):\n    emit(x=i)",
@@ -382,7 +382,7 @@ def test_loops_in_loops_in_loops(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_long_loop_reads_and_emits() -> None:
-    edge = Edge(b"A" * 3000 + b"\0")
+    edge = Edge(b"A" * 600 + b"\0")
     body = """
 name = str(a, 4)
 for i in range(1 << 20):
@@ -393,7 +393,7 @@ for i in range(1 << 20):
 emit(i=u)
 """
     found, faults = events(body, edge.address, 0, 99, memory=edge.memory)
-    assert [one["i"] for one in found] == [*range(3000), 99]
+    assert [one["i"] for one in found] == [*range(600), 99]
     assert not faults
 
 

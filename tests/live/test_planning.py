@@ -13,7 +13,7 @@ from kwire.lang.errors import LanguageError
 from kwire.live.planner import make_plan
 from kwire.wire.schema import Labels
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.kernels("6.12")]  # the same in each
 
 
 def test_the_probes_own_function_is_all_that_func_needs() -> None:

@@ -29,7 +29,7 @@ from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.kernels("6.12")]  # the same in each
 
 KWIRE = (sys.executable, "-m", "kwire.cli.main")
 GETPPID = "tracepoint:syscalls:sys_enter_getppid"

@@ -23,7 +23,7 @@ from kwire.wire.names import SYSCALLS
 
 NUMBERS = SYSCALLS["x86_64"]
 ON_X86 = pytest.mark.skipif(host().machine != "x86_64", reason="numbers are known for x86-64 only")
-pytestmark = [pytest.mark.live, ON_X86]
+pytestmark = [pytest.mark.live, pytest.mark.kernels("6.1"), ON_X86]  # the oldest; the newest is here
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CALLS = 300

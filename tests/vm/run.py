@@ -6,7 +6,8 @@
 
 The guest sees this machine's files, at the same paths, through virtiofs under an overlay: it may write
 anywhere, and nothing of it stays, but for what it writes to the shared folder ($VM_SHARE in the guest,
---share here). A file that changes here after the guest has read it stays in the guest as it was read. /run and /dev/shm are its own and empty. It has the loopback interface and no other.
+--share here). A file that changes here after the guest has read it stays in the guest as it was read.
+/run and /dev/shm are its own and empty. It has the loopback interface and no other.
 Emulation is in software, about 30 times slower than the machine, so it works inside virtual machines too.
 Any number of guests may run at once, and none outlives the process that started it.
 
@@ -173,9 +174,9 @@ def machine(memory: int, cpus: int) -> list[str]:
     One thread emulates all processors in turn: with a thread each, a processor runs instructions that another
     one is just replacing, and kernels died and hung of it, now and then. It takes as much processor time.
     The processor says nothing of what makes a real one faster or safer and an emulated one slower: fast
-    `rep movsb` (erms, fsrm), for emulation copies byte by byte; a fifth level of page tables (la57), which each
-    miss of the translation cache walks; SMAP and SMEP, whose instructions around each copy from or to user
-    memory end a block of translated code.
+    `rep movsb` (erms, fsrm), for emulation copies byte by byte; a fifth level of page tables (la57), which
+    each miss of the translation cache walks; SMAP and SMEP, whose instructions around each copy from or to
+    user memory end a block of translated code.
     """
     return [
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
