@@ -40,6 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "view": {"wire", "lang"},
     "packets": {"wire", "capture"},
     "analyze": {"wire", "capture", "packets", "view"},
+    "lake": {"wire", "capture", "analyze"},
     "wireshark": {"wire", "capture", "packets"},
     "transport": {"wire", "capture", "view"},
     "broker": {"wire", "transport"},

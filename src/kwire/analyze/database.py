@@ -8,10 +8,10 @@ DuckDB itself must keep (sorts, joins) it spills beyond its limit into a directo
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from kwire.analyze import arrow
 from kwire.analyze.capture_summary import CaptureSummary
@@ -19,7 +19,7 @@ from kwire.analyze.scan import Progress, Scan
 from kwire.analyze.selection import Selection
 from kwire.analyze.shared import Shared
 from kwire.analyze.source import Source, UnforeseenError
-from kwire.analyze.tables import ADDED, Table, Tables
+from kwire.analyze.tables import Table, Tables
 from kwire.analyze.zone import local_time
 from kwire.errors import KwireError
 from kwire.packets.open import NetworkCapture
@@ -106,76 +106,52 @@ class Result:
             raise self._failures[0] if self._failures else query_error(str(error)) from None
 
 
-class Database:
-    """A capture open for SQL; a context manager. `tables`: those of its probes; `schemas`: all, by name.
-
-    `decoded` counts the chunks that queries looked into. Raises KwireError where duckdb or pyarrow is not
-    installed.
+class Questions:
+    """DuckDB, locked up, and what it is asked about; a context manager. `schemas`: Arrow schemas of all
+    tables, by name. Raises KwireError where duckdb or pyarrow is not installed.
     """
 
     __slots__ = (
         "_connection",
         "_directory",
         "_needed",
-        "_reading",
         "_registered",
         "_relations",
-        "_shared",
-        "_source",
-        "_summary",
-        "decoded",
         "failures",
         "interrupted",
-        "progress",
         "schemas",
-        "selection",
-        "tables",
     )
 
-    def __init__(
-        self, source: Source, capture_summary: CaptureSummary, selection: Selection | None = None
-    ) -> None:
+    def __init__(self) -> None:
         import tempfile
 
         arrow.load()
         duckdb = _duckdb()
-        self._source, self._summary = source, capture_summary
-        self._reading: NetworkCapture | None = None  # the only one there may be
         self.interrupted = False
         """Whether `interrupt` was called."""
-        self.progress: Progress | None = None
-        self.selection = selection or Selection()
         self._directory = tempfile.TemporaryDirectory(prefix="kwire-query-")
         config = LOCKED | {"temp_directory": self._directory.name}
         self._connection = duckdb.connect(":memory:", config=config)
-        self.tables = self._tables()
-        self._shared = Shared(self.tables)
         self._needed: set[str] | None = None
-        self.decoded = 0
         self.failures: list[BaseException] = []
-        """What has broken off readings of the capture, Ctrl-C too."""
-        self._relations: dict[str, Any] = {
-            table.name: _Relation(self, table, arrow.table_schema(table, local=True)) for table in self.tables
-        }
-        self._relations["events"] = _Relation(self, None, self._shared.schema)
-        self._relations["probes"] = probe_rows(capture_summary, self.tables, self.selection)
-        self._relations["lost"] = lost_rows(capture_summary, self.tables, self.selection)
-        self.schemas: dict[str, Any] = {name: one.schema for name, one in self._relations.items()}
+        """What has broken off readings, Ctrl-C too."""
+        self._relations: dict[str, Any] = {}
         self._registered: set[str] = set()
+        self.schemas: dict[str, Any] = {}
+
+    def _reserved(self) -> list[str]:
+        """The words that name no table."""
+        reserved = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
+        return [word for (word,) in self._connection.cursor().execute(reserved).fetchall()]
 
     def query(self, sql: str) -> "Result":
-        """Run SQL; gives the rows of its last statement. QueryError.
-
-        UnforeseenError, by now or while the rows are read, where the capture has not been read, and is to be
-        known before this can be answered.
-        """
+        """Run SQL; gives the rows of its last statement. QueryError."""
         duckdb = _duckdb()
         self._register(sql)
         complaint, before = "", 0
         try:
             statements = [statement.query for statement in self._connection.extract_statements(sql)]
-            if not self._summary.read and not self._is_read_once(statements, sql):
-                raise UnforeseenError
+            self._check(statements, sql)
             if not statements:
                 raise QueryError("", "nothing is written here", "write SELECT … FROM …", sql)
             for statement in statements[:-1]:
@@ -188,12 +164,97 @@ class Database:
         except duckdb.Error as error:
             if self.failures:
                 raise self.failures[0] from None
-            if not self._summary.read:
-                raise UnforeseenError from None
+            self._refused()
             message = str(error)
             if complaint.partition("\n")[0] == message.partition("\n")[0]:
                 message, before = complaint, before - 1  # it tells the place, one line too far down
             raise query_error(message, sql, before) from None
+
+    def interrupt(self) -> None:
+        """Break off a query that runs, from another thread: it raises QueryError."""
+        self.interrupted = True
+        self._connection.interrupt()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+        self._directory.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _register(self, sql: str) -> None:
+        """Make the tables known to DuckDB: all, or where they are very many those that the query may name."""
+        words = set(_WORD.findall(sql.casefold()))
+        few = self._small()
+        for name, relation in self._relations.items():
+            if name not in self._registered and (few or name.casefold() in words):
+                self._make_known(name, relation)
+                self._registered.add(name)
+
+    def _small(self) -> bool:
+        """Whether all tables may be made known, whatever a query names."""
+        return len(self._relations) <= REGISTERED
+
+    def _make_known(self, name: str, relation: Any) -> None:
+        """Make one table known to DuckDB."""
+        self._connection.register(name, relation)
+
+    def _check(self, statements: list[str], sql: str) -> None:
+        """Look at statements before they are run."""
+
+    def _refused(self) -> None:
+        """DuckDB cannot run a statement: raise something else where that tells nothing."""
+
+    def _plan(self, statement: str) -> str:
+        """Find out which columns a statement uses (all where DuckDB does not tell); gives its complaint."""
+        import json
+
+        duckdb = _duckdb()
+        self._needed = None
+        try:
+            plan = self._connection.execute(EXPLAIN + statement).fetchall()
+            self._needed = columns_used(json.loads(plan[0][1]), self.schemas)
+        except duckdb.Error as error:
+            return str(error)
+        except (ValueError, IndexError, TypeError, AttributeError):
+            pass
+        return ""
+
+
+class Database(Questions):
+    """A capture open for SQL. `tables`: those of its probes.
+
+    `decoded` counts the chunks that queries looked into. `query` raises UnforeseenError, by then or while the
+    rows are read, where the capture has not been read, and is to be known before this can be answered.
+    """
+
+    __slots__ = ("_reading", "_shared", "_source", "_summary", "decoded", "progress", "selection", "tables")
+
+    def __init__(
+        self, source: Source, capture_summary: CaptureSummary, selection: Selection | None = None
+    ) -> None:
+        super().__init__()
+        self._source, self._summary = source, capture_summary
+        self._reading: NetworkCapture | None = None  # the only one there may be
+        self.progress: Progress | None = None
+        self.selection = selection or Selection()
+        self.tables = self._tables()
+        self._shared = Shared(self.tables)
+        self.decoded = 0
+        self._relations = {
+            table.name: _Relation(self, table, arrow.table_schema(table, local=True)) for table in self.tables
+        }
+        self._relations["events"] = _Relation(self, None, self._shared.schema)
+        chosen = (capture_summary, self.tables, self.selection)
+        self._relations["probes"] = counted(seen_rows(*chosen), PROBE_COLUMNS)
+        self._relations["lost"] = counted(hole_rows(*chosen), LOST_COLUMNS)
+        self.schemas = {name: one.schema for name, one in self._relations.items()}
 
     def batches(self, table: Table | None) -> Iterator[Any]:
         """The events of a table, or of all (None), as record batches; only columns in use are filled."""
@@ -236,40 +297,22 @@ class Database:
             raise UnforeseenError
 
     def _tables(self) -> Tables:
-        reserved = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
-        words = [word for (word,) in self._connection.cursor().execute(reserved).fetchall()]
-        return Tables(
-            (seen.schema for seen in self._summary.probes if self.selection.wants(seen.schema)), words
-        )
-
-    def interrupt(self) -> None:
-        """Break off a query that runs, from another thread: it raises QueryError."""
-        self.interrupted = True
-        self._connection.interrupt()
+        wanted = (seen.schema for seen in self._summary.probes if self.selection.wants(seen.schema))
+        return Tables(wanted, self._reserved())
 
     def close(self) -> None:
         """Close the database."""
         if self._reading is not None:
             self._reading.close()
-        self._connection.close()
-        self._directory.cleanup()
+        super().close()
 
-    def __enter__(self) -> "Database":
-        return self
+    def _check(self, statements: list[str], sql: str) -> None:
+        if not self._summary.read and not self._is_read_once(statements, sql):
+            raise UnforeseenError
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _register(self, sql: str) -> None:
-        """Make the tables known to DuckDB: all, or where they are very many those that the query may name."""
-        words = set(_WORD.findall(sql.casefold()))
-        few = len(self._relations) <= REGISTERED
-        for name, relation in self._relations.items():
-            if name not in self._registered and (few or name in ADDED or name.casefold() in words):
-                self._connection.register(name, relation)
-                self._registered.add(name)
+    def _refused(self) -> None:
+        if not self._summary.read:
+            raise UnforeseenError from None
 
     def _is_read_once(self, statements: list[str], sql: str) -> bool:
         """Whether a query needs one reading of the events, and nothing of what was counted."""
@@ -283,21 +326,6 @@ class Database:
             return len(list(scans(json.loads(plan[0][1])))) == 1
         except (_duckdb().Error, ValueError, IndexError, TypeError, AttributeError):
             return False
-
-    def _plan(self, statement: str) -> str:
-        """Find out which columns a statement uses (all where DuckDB does not tell); gives its complaint."""
-        import json
-
-        duckdb = _duckdb()
-        self._needed = None
-        try:
-            plan = self._connection.execute(EXPLAIN + statement).fetchall()
-            self._needed = columns_used(json.loads(plan[0][1]), self.schemas)
-        except duckdb.Error as error:
-            return str(error)
-        except (ValueError, IndexError, TypeError, AttributeError):
-            pass
-        return ""
 
 
 def scans(plan: Any) -> Iterator[Any]:
@@ -345,67 +373,85 @@ def query_error(message: str, sql: str = "", before: int = 0) -> QueryError:
     return QueryError(where, safe(cause).rstrip("!"), safe(cure), picture)
 
 
-def probe_rows(capture_summary: CaptureSummary, tables: Tables, selection: Selection) -> Any:
-    """The table `probes`: one row a probe and section."""
-    pa = arrow.load()
-    rows = []
+#: Columns of the table `probes` → what they are.
+PROBE_COLUMNS: Final = {
+    **dict.fromkeys(("table", "probe", "kind", "target", "host", "kernel"), "text"),
+    **dict.fromkeys(("id", "events", "lost", "produced"), "count"),
+    "first": "time",
+    "last": "time",
+    "program": "text",
+}
+#: The same of `lost`.
+LOST_COLUMNS: Final = {
+    **dict.fromkeys(("first", "last"), "time"),
+    **dict.fromkeys(("host", "probe"), "text"),
+    "probes": "texts",
+    "table": "text",
+    **dict.fromkeys(("cpu", "count"), "count"),
+    "cause": "text",
+}
+
+
+def seen_rows(
+    capture_summary: CaptureSummary, tables: Tables, selection: Selection | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of `probes`: one a probe and section; times are wall-clock ns."""
     for seen in capture_summary.probes:
         table = tables.find(seen.schema)
-        if table is None or not selection.wants(seen.schema):
+        if table is None or (selection is not None and not selection.wants(seen.schema)):
             continue
-        rows.append(
-            {
-                "table": table.name,
-                "probe": seen.schema.probe,
-                "kind": seen.schema.kind,
-                "target": seen.schema.target,
-                "host": seen.schema.host,
-                "kernel": seen.schema.kernel,
-                "id": seen.schema.id,
-                "events": seen.events,
-                "lost": _count(seen.lost),
-                "produced": _count(seen.produced),
-                "first": _moment(seen.first),
-                "last": _moment(seen.last),
-                "program": seen.schema.program,
-            }
-        )
-    integers, times = ("id", "events", "lost", "produced"), ("first", "last")
-    names = ("table", "probe", "kind", "target", "host", "kernel", *integers, *times, "program")
-    kinds = [
-        pa.uint64() if name in integers else pa.timestamp("ns") if name in times else pa.string()
-        for name in names
-    ]
-    return pa.Table.from_pylist(rows, schema=pa.schema(list(zip(names, kinds, strict=True))))
+        yield {
+            "table": table.name,
+            "probe": seen.schema.probe,
+            "kind": seen.schema.kind,
+            "target": seen.schema.target,
+            "host": seen.schema.host,
+            "kernel": seen.schema.kernel,
+            "id": seen.schema.id,
+            "events": seen.events,
+            "lost": seen.lost,
+            "produced": seen.produced,
+            "first": seen.first,
+            "last": seen.last,
+            "program": seen.schema.program,
+        }
 
 
-def lost_rows(capture_summary: CaptureSummary, tables: Tables, selection: Selection) -> Any:
-    """The table `lost`: one row a hole."""
-    pa = arrow.load()
-    rows = []
+def hole_rows(
+    capture_summary: CaptureSummary, tables: Tables, selection: Selection | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of `lost`: one a hole; times are wall-clock ns."""
     for hole in capture_summary.losses.holes():
         schema, loss = hole.schema, hole.loss
-        if schema and not selection.wants_loss(schema, loss):
+        if schema and selection is not None and not selection.wants_loss(schema, loss):
             continue
         table = tables.find(schema) if schema and len(hole.probes) == 1 else None
-        rows.append(
-            {
-                "first": _moment(hole.first),
-                "last": _moment(hole.last),
-                "host": schema.host if schema else None,
-                "probe": hole.probes[0] if len(hole.probes) == 1 else None,
-                "probes": list(hole.probes),
-                "table": table.name if table else None,
-                "cpu": hole.cpu,
-                "count": _count(loss.count),
-                "cause": cause_text(loss.cause),
-            }
-        )
-    moment, words, number = pa.timestamp("ns"), pa.string(), pa.uint64()
-    kinds = {"first": moment, "last": moment, "host": words, "probe": words, "probes": pa.list_(words)}
-    kinds |= {"table": words, "cpu": number}
-    schema_ = pa.schema(list((kinds | {"count": number, "cause": words}).items()))
-    return pa.Table.from_pylist(rows, schema=schema_)
+        yield {
+            "first": hole.first,
+            "last": hole.last,
+            "host": schema.host if schema else None,
+            "probe": hole.probes[0] if len(hole.probes) == 1 else None,
+            "probes": list(hole.probes),
+            "table": table.name if table else None,
+            "cpu": hole.cpu,
+            "count": loss.count,
+            "cause": cause_text(loss.cause),
+        }
+
+
+def counted(rows: Iterable[dict[str, Any]], columns: dict[str, str]) -> Any:
+    """Such rows as an Arrow table; times become local, and counts what 64 bits hold."""
+    pa = arrow.load()
+    kinds = {"text": pa.string(), "texts": pa.list_(pa.string())}
+    kinds |= {"count": pa.uint64(), "time": pa.timestamp("ns")}
+
+    def value(row: dict[str, Any], name: str, kind: str) -> Any:
+        found = row[name]
+        return _moment(found) if kind == "time" else _count(found) if kind == "count" else found
+
+    made = [{name: value(row, name, kind) for name, kind in columns.items()} for row in rows]
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    return pa.Table.from_pylist(made, schema=schema)
 
 
 def _reader(answer: Any) -> Any:

@@ -9,7 +9,7 @@ whether they were cut at their limit.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from kwire.view.text import safe
@@ -81,16 +81,11 @@ class Tables:
         grouped: dict[object, list[Schema]] = {}
         for schema in {id(schema): schema for schema in schemas}.values():  # sessions may share theirs
             grouped.setdefault(layout(schema), []).append(schema)
-        taken = {name.casefold(): 1 for name in (*ADDED, *reserved)}
-        short = [_name(group[0].probe) for group in grouped.values()]
-        several = {name for name, count in Counter(map(str.casefold, short)).items() if count > 1}
+        names = table_names([group[0].probe for group in grouped.values()], reserved)
         self._by: dict[object, Table] = {}
         self._known: dict[int, tuple[Schema, Table | None]] = {}
-        for name, (key, group) in zip(short, grouped.items(), strict=True):
-            if name.casefold() in several or name.casefold() in taken:
-                name = _identifier(f"{group[0].probe.split(':', 1)[0]}_{name}")
-            made = Table(unique(name, taken), group[0].probe, columns_of(group[0]), tuple(group))
-            self._by[key] = made
+        for name, (key, group) in zip(names, grouped.items(), strict=True):
+            self._by[key] = Table(name, group[0].probe, columns_of(group[0]), tuple(group))
         self.all: list[Table] = list(self._by.values())
 
     def find(self, schema: Schema) -> Table | None:
@@ -109,6 +104,19 @@ class Tables:
 
     def __len__(self) -> int:
         return len(self.all)
+
+
+def table_names(probes: Sequence[str], reserved: Iterable[str] = ()) -> list[str]:
+    """A name of its own for the table of each spec, in their order."""
+    taken = {name.casefold(): 1 for name in (*ADDED, *reserved)}
+    short = [_name(probe) for probe in probes]
+    several = {name for name, count in Counter(map(str.casefold, short)).items() if count > 1}
+    names = []
+    for name, probe in zip(short, probes, strict=True):
+        if name.casefold() in several or name.casefold() in taken:
+            name = _identifier(f"{probe.split(':', 1)[0]}_{name}")
+        names.append(unique(name, taken))
+    return names
 
 
 def unique(name: str, taken: dict[str, int]) -> str:

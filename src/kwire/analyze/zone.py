@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SECOND: Final = 1_000_000_000
 QUARTER: Final = 900  # seconds: no zone changes between two of these
+DAY: Final = 86_400  # seconds
 NEAR: Final = 100  # quarters that are looked at to see that all have one offset
 
 
@@ -39,6 +40,26 @@ def local_times(times: "Array") -> "Array":
     limits = np.iinfo(np.int64)
     room = np.where(shift < 0, times >= limits.min - shift, times <= limits.max - np.maximum(shift, 0))
     return np.where(room, times + np.where(room, shift, 0), times)
+
+
+def local_clock(first: int, last: int) -> list[tuple[int, int]]:
+    """How far local time is ahead of UTC between two moments: (until when, how far) in turn, in ns."""
+    low, high = first // (QUARTER * SECOND), last // (QUARTER * SECOND)
+    found = [(low, utc_offset(low * QUARTER))]  # since which quarter, which offset
+    step = 7 * DAY // QUARTER
+    for start in range(low, high, step):
+        stop = min(start + step, high)
+        while utc_offset(stop * QUARTER) != found[-1][1]:
+            known, other = max(start, found[-1][0]), stop
+            while other - known > 1:
+                middle = (known + other) // 2
+                if utc_offset(middle * QUARTER) == found[-1][1]:
+                    known = middle
+                else:
+                    other = middle
+            found.append((other, utc_offset(other * QUARTER)))
+    until = [since * QUARTER * SECOND for since, _ in found[1:]] + [last]
+    return [(end, offset * SECOND) for end, (_, offset) in zip(until, found, strict=True)]
 
 
 def local_time(time: int | None) -> int | None:

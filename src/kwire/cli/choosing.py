@@ -90,27 +90,29 @@ def check(chosen: Selection, capture_summary: CaptureSummary, name: str) -> None
 def wanted(args: argparse.Namespace, capture_summary: CaptureSummary | None = None) -> Selection:
     """The same, not yet held against the probes; times are those of a capture that was looked at."""
     first, last = EARLIEST, LATEST
-    if capture_summary is not None and args.begin is not None:
-        first = moment(args.begin, capture_summary.begins, capture_summary.ends, "--from")
-    if capture_summary is not None and args.end is not None:
-        last = moment(args.end, capture_summary.begins, capture_summary.ends, "--to")
-    if first > last and args.begin is not None and args.end is not None:
-        cause = "it ends before it begins"
-        raise KwireError("choose", f"--from {args.begin} --to {args.end}", cause, "turn the two around")
-    if (
-        capture_summary is not None
-        and capture_summary.events
-        and (first > capture_summary.ends or last < capture_summary.begins)
-    ):
-        clock = WallClock()
-        whole = f"from {clock.moment(capture_summary.begins)} to {clock.moment(capture_summary.ends)}"
-        say(f"no event is in this range of time; there are some {whole}")
+    if capture_summary is not None:
+        first, last = limits(args, capture_summary.begins, capture_summary.ends)
+        events = capture_summary.events
+        if events and (first > capture_summary.ends or last < capture_summary.begins):
+            clock = WallClock()
+            whole = f"from {clock.moment(capture_summary.begins)} to {clock.moment(capture_summary.ends)}"
+            say(f"no event is in this range of time; there are some {whole}")
     where = None
     if args.where is not None:
         from kwire.view.where import Where
 
         where = Where(args.where, "--where")
     return Selection(args.probe, where, first, last)
+
+
+def limits(args: argparse.Namespace, begins: int, ends: int) -> tuple[int, int]:
+    """The range of time that is chosen of events between two moments; wall-clock ns. KwireError."""
+    first = EARLIEST if args.begin is None else moment(args.begin, begins, ends, "--from")
+    last = LATEST if args.end is None else moment(args.end, begins, ends, "--to")
+    if first > last and args.begin is not None and args.end is not None:
+        cause = "it ends before it begins"
+        raise KwireError("choose", f"--from {args.begin} --to {args.end}", cause, "turn the two around")
+    return first, last
 
 
 class Progress:

@@ -18,7 +18,9 @@ from kwire.cli.choosing import (
     ports,
     selection,
 )
-from kwire.cli.lines import tell
+from kwire.cli.lines import say, tell
+from kwire.cli.status import OK, worst
+from kwire.collector.folder import SESSIONS
 from kwire.errors import KwireError
 from kwire.words import plural
 
@@ -34,6 +36,10 @@ examples:
   kwire export demo.pcapng -o opens.csv --probe '*openat'
   kwire export demo.pcapng -o demo.json          # open it at ui.perfetto.dev
   kwire export demo.pcapng -o tables/ --format parquet   # a file for each probe
+  kwire export captures/*.pcapng --partition lake        # Parquet by probe, day and host
+
+--partition DIR adds captures to a lake, each once: what was added before is left out. kwire query DIR asks
+it.
 """
 
 
@@ -45,7 +51,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     output = "where to; - is standard output, DIR/ gets a file for each probe"
     parser.epilog = EPILOG
     parser.add_argument("files", metavar="CAPTURE", nargs="+", help=CAPTURES)
-    parser.add_argument("-o", dest="output", metavar="FILE", required=True, help=output)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("-o", dest="output", metavar="FILE", help=output)
+    lake = "add whole captures to the lake in this directory: Parquet by probe, day and host"
+    where.add_argument("--partition", metavar="DIR", help=lake)
     form = f"else the extension tells. {'; '.join(known)}"
     parser.add_argument("--format", choices=list(FORMATS), help=form)
     add_choice(parser)
@@ -53,6 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, and say how much."""
+    if args.partition is not None:
+        return _partition(args)
     from kwire.analyze.capture_summary import CaptureSummary
     from kwire.analyze.export import Needs, format_of
 
@@ -111,4 +122,41 @@ def _write(args: argparse.Namespace, source: Source, form: "Format", found: "Cap
     where = "standard output" if args.output == "-" else args.output
     rows = f" and {plural(scan.rows, 'row')} of maps" if scan.rows else ""
     tell(f"{plural(scan.events, 'event')}{rows} written to {where}")
+    return status
+
+
+def _partition(args: argparse.Namespace) -> int:
+    """Add captures to a lake, one after the other."""
+    from kwire.lake.add import add, is_settled
+    from kwire.lake.place import Lake
+
+    for name in ("format", "probe", "where", "begin", "end"):
+        if getattr(args, name) is not None:
+            cause = "a lake takes whole captures, so that each event is in it once"
+            raise KwireError(
+                "export", args.partition, cause, "cut what you want with 'kwire cut', and add that"
+            )
+    lake, status = None, OK
+    events = rows = known = 0
+    for path in args.files:
+        with source_of([path], **ports(args)) as source:
+            found = capture_summary(source)
+            progress = Progress(f"{source.name}: adding", source.size)
+            collected = os.path.isdir(os.path.join(os.path.dirname(os.path.abspath(path)), SESSIONS))
+            settled = not collected and is_settled(found)  # a collector may go on with its captures
+            lake = lake or Lake(args.partition, make=True)
+            try:
+                added = add(lake, source, found, settled=settled, progress=progress)
+            finally:
+                progress.done()
+            status = worst(status, notes(source.name, found))
+            for text in added.said:
+                say(text)
+            if added.new:
+                events, rows = events + added.events, rows + added.rows
+            else:
+                known += 1
+    maps = f" and {plural(rows, 'row')} of maps" if rows else ""
+    before = f"; {plural(known, 'capture')} had been added before" if known else ""
+    tell(f"{plural(events, 'event')}{maps} added to {args.partition}{before}")
     return status

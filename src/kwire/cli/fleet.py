@@ -10,7 +10,6 @@ from kwire.cli import values
 from kwire.cli.lines import tell
 from kwire.cli.network import add_broker_arguments, broker_login
 from kwire.cli.status import OK
-from kwire.errors import KwireError
 from kwire.view.text import safe
 from kwire.words import human_size, plural
 
@@ -43,9 +42,13 @@ status shows what waits in the stream, what each group of collectors has not tak
 events that their messages tell of, events a second just now, messages that a group has not taken (LAG), and
 events that were counted as discarded by the broker (LOST). What sources lost themselves is in the captures.
 
+compact joins the small files that many captures left in each partition of a lake (kwire export --partition,
+kwire collect --parquet); readers see the files before or the files after, never both.
+
 examples:
   kwire fleet init nats://127.0.0.1
   kwire fleet status nats://127.0.0.1
+  kwire fleet compact lake
   kwire fleet init nats://a.example,b.example --tls-ca ca.pem --nats-creds admin.creds --replicas 3 --age 7d
 """
 
@@ -54,15 +57,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EPILOG
     parser.add_argument(
-        "what", choices=["init", "status"], help="init: make stream and bucket; status: how all are"
+        "what",
+        choices=["init", "status", "compact"],
+        help="init: make stream and bucket; status: how all are; compact: join small files of a lake",
     )
-    parser.add_argument("address", metavar="ADDR", help="the broker")
+    parser.add_argument("address", metavar="ADDR|DIR", help="the broker, or the lake's directory (compact)")
     limits = parser.add_argument_group("limits (init)")
     limits.add_argument(
         "--replicas", metavar="N", type=values.count, help="copies of each message (default 1)"
     )
     limits.add_argument("--age", metavar="TIME", type=values.seconds, help="of a message (default 24h)")
-    limits.add_argument("--size", metavar="SIZE", type=values.size, help="of the stream (default 8G)")
+    limits.add_argument(
+        "--size",
+        metavar="SIZE",
+        type=values.size,
+        help="of the stream (default 8G); compact: of a file (default 256M)",
+    )
     limits.add_argument(
         "--discard",
         choices=["old", "new"],
@@ -81,7 +91,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say."""
+    if args.what == "compact":
+        return _compact(args)
     return _with(args, _init if args.what == "init" else _status)
+
+
+def _compact(args: argparse.Namespace) -> int:
+    """Join the small files of a lake."""
+    from kwire.lake.compact import TARGET, compact
+    from kwire.lake.place import Lake
+
+    lake = Lake(args.address)
+    done = compact(lake, args.size or TARGET)
+    if args.json:
+        sys.stdout.write(json.dumps(done._asdict()) + "\n")
+        return OK
+    if not done.files:
+        tell("nothing is to be joined")
+        return OK
+    before, after = human_size(done.size), human_size(done.now)
+    made = f"{plural(done.files, 'file')} ({before}) are {done.made:,} now ({after})"
+    tell(f"{made}, in {plural(done.partitions, 'partition')}")
+    return OK
 
 
 async def _init(args: argparse.Namespace, connection: "Connection", address: "BrokerAddress") -> int:
@@ -148,7 +179,7 @@ def _limits(limits: "Limits") -> str:
 
 def _with(args: argparse.Namespace, do: "Do") -> int:
     """Do something on a connection to the first server that answers. BrokerError where none does."""
-    from kwire.broker.client import BrokerError, Connection, connect, load, plain
+    from kwire.broker.client import BrokerError, Connection, connect, load
 
     address, login = broker_login(args, args.address)
     load(login)
@@ -163,10 +194,6 @@ def _with(args: argparse.Namespace, do: "Do") -> int:
                 continue
             try:
                 return await do(args, Connection(nc, nc.jetstream(timeout=10.0)), address)
-            except KwireError:
-                raise
-            except Exception as error:
-                raise BrokerError("look at", str(address), plain(error)[0]) from None
             finally:
                 await nc.close()
         assert problem is not None  # there is a server

@@ -13,18 +13,24 @@ from kwire.cli.choosing import (
     add_choice,
     beginning,
     capture_summary,
+    limits,
     needs_capture_summary,
     notes,
     ports,
     selection,
 )
+from kwire.cli.lines import say
 from kwire.cli.process import on_signal
+from kwire.cli.status import NOT_WHOLE, OK
 from kwire.errors import KwireError
 from kwire.view.text import safe
+from kwire.wire.schema import EARLIEST, LATEST
+from kwire.words import are
 
 if TYPE_CHECKING:
     from kwire.analyze.capture_summary import CaptureSummary
     from kwire.analyze.database import Database
+    from kwire.lake.database import LakeDatabase
 
 INTERMIXED = True
 HELP = "ask a capture in SQL; without SQL, list its tables"
@@ -34,6 +40,7 @@ examples:
   kwire query demo.pcapng
   kwire query demo.pcapng 'SELECT comm, count(*) AS n FROM events GROUP BY comm ORDER BY n DESC LIMIT 10'
   kwire query demo.pcapng --from +5s --csv 'SELECT time_ns, filename FROM sys_enter_openat'
+  kwire query lake --from 2026-11-30 "SELECT host, count(*) FROM sched_process_exec GROUP BY host"
 
 Each probe is a table; `events` has what all share, `lost` the holes, `probes` what was counted. A column
 that shows names has its number beside it, as NAME_raw. The column time is local time (--utc: UTC), time_ns
@@ -58,7 +65,7 @@ TYPES: Final = {
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EPILOG
-    words = f"{CAPTURES}; then what to ask, in SQL: - is standard input"
+    words = f"{CAPTURES}, or the directory of a lake; then what to ask, in SQL: - is standard input"
     parser.add_argument("files", metavar="CAPTURE… [SQL]", nargs="+", help=words)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one object a row and line")
@@ -71,6 +78,8 @@ def run(args: argparse.Namespace) -> int:
     paths, sql = _split(args.files)
     if sql is not None:
         sql = _text(sql)
+    if any(map(os.path.isdir, paths)):
+        return _ask_lake(args, paths, sql)
     with source_of(paths, **ports(args)) as source:
         if sql is not None and not needs_capture_summary(args):
             try:
@@ -82,7 +91,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _ask(args: argparse.Namespace, source: Source, found: "CaptureSummary", sql: str | None) -> int:
     """Answer from a capture of which so much is known. UnforeseenError: that is too little."""
-    from kwire.analyze import rows
     from kwire.analyze.database import Database, QueryError
 
     with Database(source, found, selection(args, found, source.name)) as database:
@@ -91,11 +99,10 @@ def _ask(args: argparse.Namespace, source: Source, found: "CaptureSummary", sql:
             return notes(source.name, found)
         progress = Progress(f"{source.name}: reading", source.size)
         database.progress = progress
-        write = rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
         out = _Held(sys.stdout, found)
         try:
             with on_signal(database.interrupt):
-                write(database.query(sql), out)
+                _writer(args)(database.query(sql), out)
                 database.finish()
             out.write("")
         except QueryError:
@@ -106,6 +113,35 @@ def _ask(args: argparse.Namespace, source: Source, found: "CaptureSummary", sql:
         finally:
             progress.done()
         return notes(source.name, found)
+
+
+def _ask_lake(args: argparse.Namespace, paths: list[str], sql: str | None) -> int:
+    """Answer from a lake."""
+    from kwire.lake.database import LakeDatabase, span
+    from kwire.lake.place import Lake
+
+    if len(paths) > 1:
+        raise KwireError("query", " ".join(paths), "a lake is asked alone", "give one directory")
+    if args.where is not None:
+        raise KwireError("query", paths[0], "--where is for captures", "write the condition in the SQL")
+    lake = Lake(paths[0])
+    first, last = limits(args, *span(lake)) if args.begin or args.end else (EARLIEST, LATEST)
+    with LakeDatabase(lake, args.probe, first, last) as database:
+        if sql is None:
+            _list(database, json=args.json)
+        else:
+            with on_signal(database.interrupt):
+                _writer(args)(database.query(sql), sys.stdout)
+        if database.lost:
+            say(f"{paths[0]}: {are(database.lost, 'event')} lost; the table lost names the holes")
+        return NOT_WHOLE if database.lost else OK
+
+
+def _writer(args: argparse.Namespace) -> Any:
+    """What prints an answer."""
+    from kwire.analyze import rows
+
+    return rows.write_json if args.json else rows.write_csv if args.csv else rows.write_table
 
 
 class _Held:
@@ -154,7 +190,7 @@ def _text(given: str) -> str:
     return sql
 
 
-def _list(database: "Database", *, json: bool) -> None:
+def _list(database: "Database | LakeDatabase", *, json: bool) -> None:
     """The tables with their columns: those of probes, then what kwire adds."""
     if json:
         from json import dumps

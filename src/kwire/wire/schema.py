@@ -174,6 +174,17 @@ def split_spec(text: str) -> tuple[str, str]:
     return (spec, event) if mark and (event.isidentifier() or event.isdecimal()) else (text, "")
 
 
+def matches(probe: str, target: str, glob: str) -> bool:
+    """Whether a glob names a probe: its spec or its target, with or without the name of its event, or its
+    spec without expressions.
+    """
+    from fnmatch import fnmatchcase
+
+    spec, event = split_spec(probe)
+    names = (probe, spec, spec.split("(", 1)[0], target, event_spec(target, event))
+    return any(fnmatchcase(text, glob) for text in names)
+
+
 class Schema(NamedTuple):
     """What the EVENT frames with this id hold. `size`: where the fixed part ends and the tail begins."""
 
@@ -256,14 +267,8 @@ class Schema(NamedTuple):
         return split_spec(self.probe)[0]
 
     def matches(self, glob: str) -> bool:
-        """Whether a glob names this probe: its spec or its target, with or without the name of its event, or
-        its spec without expressions.
-        """
-        from fnmatch import fnmatchcase
-
-        spec, event = split_spec(self.probe)
-        names = (self.probe, spec, spec.split("(", 1)[0], self.target, event_spec(self.target, event))
-        return any(fnmatchcase(text, glob) for text in names)
+        """Whether a glob names this probe, as `matches` says."""
+        return matches(self.probe, self.target, glob)
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{field.name}: {field.type}" for field in self.fields)
