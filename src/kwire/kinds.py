@@ -33,7 +33,8 @@ class ProbeKind(NamedTuple):
     where several functions have the target's name.
 
     `own`: whether it is the trace's own, and fires whichever processes are traced; `preempted`: whether a
-    program of it may be preempted, so that another one may run on its CPU before it goes on.
+    program of it may be preempted, so that another one may run on its CPU before it goes on; `single`:
+    whether a program of it never runs twice at once, so that one ring and one part of each counter will do.
     """
 
     name: str
@@ -56,6 +57,7 @@ class ProbeKind(NamedTuple):
     by_address: str = ""
     own: bool = False
     preempted: bool = False
+    single: bool = False
 
     @property
     def user(self) -> bool:
@@ -208,6 +210,7 @@ _ROWS: Final = (
         meaning="again and again, on one CPU; units are s, ms, us, ns and hz",
         example="interval:s:1",
         own=True,
+        single=True,
         place="timer",
         program="perf_event",
         mechanism="clock",
@@ -269,6 +272,7 @@ _ROWS: Final = (
         meaning="each object that the kernel has now, once: task, task_file, task_vma, bpf_map, tcp, …",
         example="iter:task",
         own=True,
+        single=True,
         place="objects",
         program="tracing",
         attach_type="iter",
@@ -283,6 +287,7 @@ _ROWS: Final = (
         meaning="a signal to the process that traces: SIGUSR1 or SIGUSR2",
         example="self:signal:SIGUSR1",
         own=True,
+        single=True,
         place="signal",
         program="raw_tracepoint",
         mechanism="signal",
@@ -296,6 +301,7 @@ _ROWS: Final = (
         meaning="before any other probe of the trace fires",
         example="begin",
         own=True,
+        single=True,
         place="trace",
         program="raw_tracepoint",
         mechanism="run",
@@ -309,6 +315,7 @@ _ROWS: Final = (
         meaning="after the last of the other probes",
         example="end",
         own=True,
+        single=True,
         place="trace",
         program="raw_tracepoint",
         mechanism="run",

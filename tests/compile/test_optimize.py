@@ -199,23 +199,21 @@ body1:
     store 4 [record.1+0] 0x20000011
     store 4 [record.1+4] 0x1000000
     %15 = call get_smp_processor_id
-    %16 = umin %15 1
+    store 4 [key.3+0] %15
+    %16 = and %15 1
     %17 = lsh %16 6
     %18 = mapval counts.0
     %19 = add %18 %17
     %20 = load 8 [%19+0]
     %21 = add %20 1
     store 8 [%19+0] %21
-    store 4 [key.3+0] %16
     %26 = call map_lookup_elem map:rings [key.3+0]
-    if %26 eq 0 goto refused8 else output8
-output8:
+    if %26 eq 0 goto refused8 else there8
+there8:
     %27 = call ringbuf_output %26 [record.1+0] 32 0
     if %27 eq 0 goto done else refused8
 refused8:
-    %28 = load 8 [%19+8]
-    %29 = add %28 1
-    store 8 [%19+8] %29
+    atomic [%19+8] 1
     %30 = load 8 [record.1+8]
     %31 = load 8 [%19+16]
     if %31 eq 0 goto first10 else later10

@@ -99,9 +99,12 @@ def compile_probe(
     a loop of more turns than a program can walk, without `loops`.
     """
     placed = _layouts(program)
-    preempted = KINDS[program.site.kind].preempted
-    options = Options(arch, id, probes, cpus, tasks, main, without, cookie, task, namespace, loops, preempted)
-    if ends and KINDS[program.site.kind].place != "trace":  # those at its begin and end run once, and whole
+    kind = KINDS[program.site.kind]
+    preempted = kind.preempted
+    options = Options(
+        arch, id, probes, cpus, tasks, main, without, cookie, task, namespace, loops, preempted, kind.single
+    )
+    if ends and kind.place != "trace":  # those at its begin and end run once, and whole
         options = options._replace(ends=True)
     on_stack, roomy = any(map(fits_stack, placed)), False
     while True:
@@ -151,7 +154,7 @@ def _make(
             functions.append(function)
             wanted.update(function.callees())
     if roomy:
-        maps[ROOM] = move_out(functions, options.cpus)
+        maps[ROOM] = move_out(functions, options)
         for function in functions:
             _checked(function, "move_out")
     needs: dict[Function, int] = {}
@@ -178,6 +181,7 @@ def _maps(
 ) -> tuple[MapSpec, ...]:
     ring = MapSpec("ring", "ringbuf", 0, 0, ring_size)
     maps = [
+        ring,
         MapSpec("rings", "array_of_maps", 4, 4, options.cpus, 0, ring),
         MapSpec("counts", "array", 4, options.cpus * options.probes * SLOT_SIZE, 1, MMAPABLE),
     ]

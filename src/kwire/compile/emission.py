@@ -1,12 +1,14 @@
 """Giving a record away → IR: its header, the probe's counters, this CPU's ring.
 
-A program with one `emit` has this once in its way; one with several calls it, as a subprogram.
+A program with one `emit` has this once in its way; one with several calls all but the header as a subprogram.
+A program of a kind that never runs twice at once (`kinds.ProbeKind.single`) looks for nothing of its CPU's:
+its events are all in the first ring, and it counts as the first CPU.
 
 The order, which the runtime relies on: count the attempt → note failed reads → give the record to this CPU's
 ring → when that refuses, count the refusal and note when it was first and last so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from kwire.bpf.counts import (
     ASKED,
@@ -21,7 +23,7 @@ from kwire.bpf.counts import (
 )
 from kwire.compile.builder import Builder
 from kwire.compile.expressions import Options
-from kwire.compile.ir import At, Function, Operand, Slot, Value
+from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value
 from kwire.lang.tree import Span
 from kwire.wire.frame import VERSION, Type
 
@@ -58,12 +60,8 @@ def end_asked_for(b: Builder) -> Operand:
 
 def wake(b: Builder, options: Options) -> None:
     """Wake the reader, who is not asleep where the ring is full."""
-    key = b.function.slot("key", 8)
-    b.store(key, 0, 4, cpu(b, options))
-    ring = b.call("map_lookup_elem", b.map("rings"), At(key, 0))
-    there, noted = b.new_block("there"), b.new_block("noted")
-    b.branch("eq", ring, 0, noted, there)
-    b.start(there)
+    noted = b.new_block("noted")
+    ring = _ring(b, _key(b, options), noted)
     record = b.call("ringbuf_reserve", ring, 8, 0)
     room = b.new_block("room")
     b.branch("eq", record, 0, noted, room)
@@ -74,66 +72,63 @@ def wake(b: Builder, options: Options) -> None:
 
 
 def cpu(b: Builder, options: Options) -> Operand:
-    """The current CPU's number, within what the maps have room for."""
-    return b.emit("umin", [b.call("get_smp_processor_id"), options.cpus - 1])
+    """The number of the CPU whose part of the maps this is, within what they have room for."""
+    if options.single:
+        return 0
+    most = options.cpus - 1
+    return b.emit("umin" if most & options.cpus else "and", [b.call("get_smp_processor_id"), most])
 
 
-def sender(options: Options, several: bool, span: Span) -> Function:
-    """`send` as a subprogram: of the record, its size, whether a read failed, and the probe, where that is
-    not always the same (with cookies, or for `several` shapes).
-    """
-    function = Function("send", 4 if options.cookie or several else 3)
+def of_cpu(b: Builder, options: Options, map: str, stride: int) -> Value:
+    """The address of this CPU's part of an array, of which each has so many bytes."""
+    own = b.emit("mul", [cpu(b, options), stride])
+    return b.emit("add", [b.emit("mapval", [], (map, 0)), own])
+
+
+def _key(b: Builder, options: Options) -> Slot | None:
+    """This CPU's number where its ring is looked up by it."""
+    if options.single:
+        return None
+    key = b.function.slot("key", 8)
+    b.store(key, 0, 4, b.call("get_smp_processor_id"))
+    return key
+
+
+def _ring(b: Builder, key: Slot | None, none: Block) -> Operand:
+    """The ring of a key; where there is none it goes on at `none`."""
+    if key is None:
+        return b.map("ring")
+    ring = b.call("map_lookup_elem", b.map("rings"), At(key, 0))
+    there = b.new_block("there")
+    b.branch("eq", ring, 0, none, there)
+    b.start(there)
+    return ring
+
+
+def sender(options: Options, sends: Sequence[Ins], span: Span) -> Function:
+    """`give` as a subprogram of these places, which are its calls: what all give it alike it knows."""
+    same = [all(one.args[at] == sends[0].args[at] for one in sends) for at in range(len(sends[0].args))]
+    known = [
+        arg if alike and arg.__class__ is int else None
+        for alike, arg in zip(same, sends[0].args, strict=True)
+    ]
+    function = Function("send", known.count(None))
+    for one in sends:
+        one.args = [arg for arg, number in zip(one.args, known, strict=True) if number is None]
+        one.info = function
     b = Builder(0, function)
     b.span = span
-    base, size, failed, *probe = function.params
-    send(b, options, base, size, probe[0] if probe else options.id - 1, lambda: failed)
+    params = iter(function.params)
+    base, size, place, failed = (next(params) if number is None else number for number in known)
+    assert isinstance(base, Value)
+    give(b, options, base, size, place, lambda: failed)
     return b.finish(function.entry)
 
 
-def send(
-    b: Builder,
-    options: Options,
-    base: Value | Slot,
-    size: Operand,
-    probe: Operand,
-    failed: Callable[[], Operand],
-) -> None:
-    """Give a record away that is complete but for its header. `probe`: its shape's index, from 0; `failed`:
-    makes what is not 0 where a read for the record failed.
+def header(b: Builder, base: Value | Slot, size: Operand, probe: Operand) -> None:
+    """Version, type, flags, length, id: big-endian, all but the length usually constant. `probe`: the index
+    of the event's shape, from 0.
     """
-    _header(b, base, size, probe)
-    counts = _counters(b, options, probe)
-    _count(b, options, counts, WORD * ATTEMPTS)
-    note, whole = b.new_block("failed"), b.new_block("whole")
-    b.branch("ne", failed(), 0, note, whole)
-    b.start(note)
-    _count(b, options, counts, WORD * FAULTS)
-    b.jump(whole)
-    b.start(whole)
-    key = b.function.slot("key", 8)
-    b.store(key, 0, 4, cpu(b, options))
-    ring = b.call("map_lookup_elem", b.map("rings"), At(key, 0))
-    output, refused, sent = b.new_block("output"), b.new_block("refused"), b.new_block("sent")
-    b.branch("eq", ring, 0, refused, output)
-    b.start(output)
-    result = b.call("ringbuf_output", ring, At(base, 0), size, ADAPTIVE_WAKEUP)
-    b.branch("eq", result, 0, sent, refused)
-    b.start(refused)
-    _count(b, options, counts, WORD * REFUSED)
-    now = b.load(base, 8, 8)
-    first, later = b.new_block("first"), b.new_block("later")
-    b.branch("eq", b.load(counts, WORD * FIRST, 8), 0, first, later)
-    b.start(first)
-    b.store(counts, WORD * FIRST, 8, now)
-    b.jump(later)
-    b.start(later)
-    b.store(counts, WORD * LAST, 8, now)
-    b.jump(sent)
-    b.start(sent)
-
-
-def _header(b: Builder, base: Value | Slot, size: Operand, probe: Operand) -> None:
-    """version, type, flags, length, id: big-endian, all but the length usually constant."""
     start = int.from_bytes(bytes(((VERSION << 4) | Type.EVENT, 0)), "little")
     if isinstance(size, int):
         b.store(base, 0, 4, start | int.from_bytes(size.to_bytes(2, "big"), "little") << 16)
@@ -146,21 +141,62 @@ def _header(b: Builder, base: Value | Slot, size: Operand, probe: Operand) -> No
         b.store(base, 4, 4, b.emit("be", [b.emit("add", [probe, 1])], 32, 32))
 
 
-def _counters(b: Builder, options: Options, probe: Operand) -> Value:
-    """The address of this CPU's and this probe's slot."""
-    row = b.emit("mul", [cpu(b, options), options.probes * SLOT_SIZE])
+def place_of(b: Builder, options: Options, probe: Operand) -> Operand:
+    """Where among the counters of a CPU the probe's slot begins."""
     if isinstance(probe, int):
-        return b.emit("add", [b.emit("mapval", [], ("counts", probe * SLOT_SIZE)), row])
-    probe = b.emit("umin", [probe, options.probes - 1])
-    own = b.emit("add", [row, b.emit("mul", [probe, SLOT_SIZE])])
+        return probe * SLOT_SIZE
+    return b.emit("mul", [b.emit("umin", [probe, options.probes - 1]), SLOT_SIZE])
+
+
+def give(
+    b: Builder,
+    options: Options,
+    base: Value | Slot,
+    size: Operand,
+    place: Operand,
+    failed: Callable[[], Operand],
+) -> None:
+    """Give a complete record away. `place`: of the counters of its probe; `failed`: makes what is not 0 where
+    a read for the record failed.
+    """
+    key = _key(b, options)
+    counts = _counters(b, options, place)
+    _count(b, options, counts, WORD * ATTEMPTS)
+    note, whole = b.new_block("failed"), b.new_block("whole")
+    b.branch("ne", failed(), 0, note, whole)
+    b.start(note)
+    _count(b, options, counts, WORD * FAULTS, seldom=True)
+    b.jump(whole)
+    b.start(whole)
+    refused, sent = b.new_block("refused"), b.new_block("sent")
+    ring = _ring(b, key, refused)
+    result = b.call("ringbuf_output", ring, At(base, 0), size, ADAPTIVE_WAKEUP)
+    b.branch("eq", result, 0, sent, refused)
+    b.start(refused)
+    _count(b, options, counts, WORD * REFUSED, seldom=True)
+    now = b.load(base, 8, 8)
+    first, later = b.new_block("first"), b.new_block("later")
+    b.branch("eq", b.load(counts, WORD * FIRST, 8), 0, first, later)
+    b.start(first)
+    b.store(counts, WORD * FIRST, 8, now)
+    b.jump(later)
+    b.start(later)
+    b.store(counts, WORD * LAST, 8, now)
+    b.jump(sent)
+    b.start(sent)
+
+
+def _counters(b: Builder, options: Options, place: Operand) -> Value:
+    """The address of a probe's slot among this CPU's."""
+    own = b.binary("add", b.emit("mul", [cpu(b, options), options.probes * SLOT_SIZE]), place)
     return b.emit("add", [b.emit("mapval", [], ("counts", 0)), own])
 
 
-def _count(b: Builder, options: Options, counts: Value, offset: int) -> None:
+def _count(b: Builder, options: Options, counts: Value, offset: int, seldom: bool = False) -> None:
     """Add one. The slot belongs to this CPU and program, which does not run within itself but where it may be
-    preempted.
+    preempted. What is done `seldom`, or by a program that runs seldom, is done by the shorter code.
     """
-    if options.preempted:
+    if options.preempted or options.single or seldom:
         b.do("atomic", [At(counts, offset), 1])
     else:
         b.store(counts, offset, 8, b.emit("add", [b.load(counts, offset, 8), 1]))
@@ -173,13 +209,13 @@ def claim(b: Builder, options: Options, probe: Callable[[], Operand]) -> Value:
     Threads that share the memory run on one CPU, one in the middle of the other, so whoever finds himself
     alone behind his addition is; two that meet in it may both leave.
     """
-    users = b.emit("add", [b.emit("mapval", [], (USERS, 0)), b.emit("mul", [cpu(b, options), SLOT_SIZE])])
+    users = of_cpu(b, options, USERS, SLOT_SIZE)
     b.do("atomic", [At(users, 0), 1])
     taken, mine = b.new_block("taken"), b.new_block("mine")
     b.branch("eq", b.load(users, 0, 8), 1, mine, taken)
     b.start(taken)
     release(b, users)
-    _count(b, options, _counters(b, options, probe()), WORD * SKIPPED)
+    _count(b, options, _counters(b, options, place_of(b, options, probe())), WORD * SKIPPED, seldom=True)
     b.leave()
     b.start(mine)
     return users

@@ -81,6 +81,7 @@ class Options(NamedTuple):
     namespace: PidNamespace | None = None
     loops: int = 0
     preempted: bool = False  # another thread may run the program on the same CPU before this one goes on
+    single: bool = False  # it never runs twice at once: the first ring and the first CPU's parts are its own
     claims: bool = False  # so its memory in maps is claimed before it is used
     ends: bool = False  # it does nothing any more once the end of the trace was asked for
 

@@ -84,6 +84,10 @@ def _with_constant(made_by: Made, ins: Ins, a: Operand, y: int) -> Operand | Non
         elif op == "mod":
             ins.op, ins.args = "and", [a, y - 1]
     made = made_by.get(a)  # type: ignore[arg-type]  # what is no value is none of its keys
+    if made is not None and made.op == "mapval" and op == "add" and y > 0:
+        assert isinstance(made.info, tuple)
+        ins.op, ins.args, ins.info = "mapval", [], (made.info[0], made.info[1] + y)
+        return None
     if made is not None and made.op == ins.op and made.op in ("add", "mul", "and", "or", "xor"):
         inner = _number(made.args[1])
         if inner is not None:

@@ -15,7 +15,18 @@ more than a few nanoseconds. The maps of the unit are called `@name` (`compile.m
 from collections.abc import Container, Mapping, Sequence
 
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.emission import ask_for_end, claim, cpu, end_asked_for, release, send, sender
+from kwire.compile.emission import (
+    ask_for_end,
+    claim,
+    cpu,
+    end_asked_for,
+    give,
+    header,
+    of_cpu,
+    place_of,
+    release,
+    sender,
+)
 from kwire.compile.expressions import CHANGING, ExpressionLowering, Options, pieces
 from kwire.compile.ir import AGES, At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
 from kwire.compile.layout import SLACK, Layout, pad
@@ -61,7 +72,8 @@ class Unit:
         "most",
         "program",
         "room",
-        "sender",
+        "sends",
+        "several",
         "stacks",
         "stride",
         "texts",
@@ -85,8 +97,8 @@ class Unit:
         self.room = (0, 0)  # what of it is for values on their way to a map: where, how much
         self.stacks = Stretch(STACKS)
         self.loops: list[Function] = []
-        several = len(layouts) > 1
-        self.sender = sender(options, several, program.span) if _emits(program.body) > 1 else None
+        self.several = _emits(program.body) > 1
+        self.sends: list[Ins] = []  # the places that emit, where there are several
         small = [one for one in layouts if stack and fits_stack(one)]
         self.most = max((one.most for one in small), default=0)  # of records in the stack frame
         others = [one for one in layouts if one not in small]
@@ -97,8 +109,8 @@ def lower(program: checked.Program, layouts: Sequence[Layout], options: Options,
     """The program in IR. `layouts`: of its shapes; `stack`: records that fit are built in the stack frame."""
     unit = Unit(program, layouts, options, stack)
     functions = [Lower(unit, options).run(), *unit.loops]
-    if unit.sender is not None:
-        functions.append(unit.sender)
+    if unit.sends:
+        functions.append(sender(options, unit.sends, program.span))
     stretches = (unit.texts, unit.memory, unit.stacks)
     for stretch in stretches:
         stretch.settle()
@@ -643,8 +655,7 @@ class Lower(ExpressionLowering):
         if self.record is not None and (not unit.stride or fits_stack(layout)):
             base: Value | Slot = self.record
         else:
-            own = self.emit("mul", [cpu(self, self.options), unit.stride])
-            base = self.emit("add", [self.emit("mapval", [], ("scratch", 0)), own])
+            base = of_cpu(self, options, "scratch", unit.stride)
         if options.cookie:
             probe = self.binary("add", self._probe(), statement.shape)
         else:
@@ -689,12 +700,13 @@ class Lower(ExpressionLowering):
         """Give the record away. Whether a read failed is told of each event anew."""
         if self.block is None:
             return
-        sender = self.unit.sender
-        if sender is None:
-            send(self, self.options, base, size, probe, self._failed)
+        header(self, base, size, probe)
+        at = place_of(self, self.options, probe)
+        if not self.unit.several:
+            give(self, self.options, base, size, at, self._failed)
             return
-        given: list[Operand] = [At(base, 0), size, self._failed()]
-        self.do("invoke", [*given, probe][: len(sender.params)], sender)
+        self.do("invoke", [At(base, 0), size, at, self._failed()])
+        self.unit.sends.append(self.block.body[-1])
         if self.reads:
             self.store(self.faults, 0, 8, 0)
         self._next_epoch()

@@ -12,7 +12,7 @@ counted in a map beside it (`lost_of`).
 """
 
 from kwire.bpf.image import MapSpec
-from kwire.compile.emission import cpu
+from kwire.compile.emission import of_cpu
 from kwire.compile.ir import At, Operand, Slot, Value
 from kwire.compile.layout import SLACK, pad
 from kwire.compile.variable_length import Record
@@ -300,10 +300,9 @@ class MapLowering:
     def _own(self, map: checked.Map) -> Value:
         """Where a map without a key lies; of what each CPU keeps: this one's part."""
         b = self.b
-        place = b.emit("mapval", [], (name_of(map), 0))
         if map.kind not in PER_CPU:
-            return place
-        return b.emit("add", [place, b.emit("mul", [cpu(b, b.options), stride(map)])])
+            return b.emit("mapval", [], (name_of(map), 0))
+        return of_cpu(b, b.options, name_of(map), stride(map))
 
     def _lost(self, map: checked.Map) -> None:
         """Count an update that found no room."""

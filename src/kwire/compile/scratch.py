@@ -9,8 +9,9 @@ the stack.
 from collections.abc import Sequence
 
 from kwire.compile.builder import Builder
-from kwire.compile.ir import At, Function, Ins, Operand, Slot, Value
-from kwire.lang.tree import NOWHERE
+from kwire.compile.emission import of_cpu
+from kwire.compile.expressions import Options
+from kwire.compile.ir import At, Block, Function, Ins, Operand, Slot, Value
 
 ROOM = "room"
 """The map."""
@@ -35,6 +36,8 @@ class Stretch:
 
     def here(self, b: Builder, cpu: Operand) -> Value:
         """The address of this CPU's stretch."""
+        if cpu == 0:
+            return b.emit("mapval", [], (self.map, 0))
         own = b.emit("mul", [cpu, 0])
         if b.block is not None:
             self._products.append(b.block.body[-1])
@@ -46,7 +49,7 @@ class Stretch:
             product.args[1] = self.stride
 
 
-def move_out(functions: Sequence[Function], cpus: int) -> int:
+def move_out(functions: Sequence[Function], options: Options) -> int:
     """Move all but single words from the stack to the map; the bytes of each CPU's stretch."""
     places: dict[Slot, int] = {}
     size = 0
@@ -59,7 +62,7 @@ def move_out(functions: Sequence[Function], cpus: int) -> int:
     for function in functions:
         if not any(slot in places for slot in function.slots):
             continue
-        room = _room(function, cpus, stride)
+        room = _room(function, options, stride)
         for block in function.blocks:
             for ins in block.body:
                 ins.args = [_moved(arg, places, room) for arg in ins.args]
@@ -72,16 +75,10 @@ def _moved(arg: Operand, places: dict[Slot, int], room: Value) -> Operand:
     return arg
 
 
-def _room(function: Function, cpus: int, stride: int) -> Value:
+def _room(function: Function, options: Options, stride: int) -> Value:
     """The address of this CPU's stretch, known from the first instruction on."""
-    made: list[Ins] = []
-
-    def emit(op: str, args: list[Operand], info: object = None) -> Value:
-        dst = function.value()
-        made.append(Ins(op, dst, args, info, NOWHERE))
-        return dst
-
-    cpu = emit("umin", [emit("call", [], "get_smp_processor_id"), cpus - 1])
-    room = emit("add", [emit("mapval", [], (ROOM, 0)), emit("mul", [cpu, stride])])
-    function.entry.body[:0] = made
+    b = Builder(0, function)
+    b.block = Block("room")
+    room = of_cpu(b, options, ROOM, stride)
+    function.entry.body[:0] = b.block.body
     return room

@@ -177,6 +177,11 @@ class Rings:
 
     __slots__ = ("array", "readers")
 
+    @property
+    def first(self) -> Map:
+        """The ring of the programs that look none up."""
+        return self.readers[0].map
+
     def __init__(self, size: int) -> None:
         """Make them; waits until every program that runs now has ended. Raises KernelError."""
         cpus = possible_cpus()

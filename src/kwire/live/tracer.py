@@ -220,6 +220,7 @@ class Tracer:
             assert self.plan.following, "the plan is one for chosen processes"
             self._follow = Follow(tasks, self.plan.following)
         self.maps["rings"] = self._ground.rings.array
+        self.maps["ring"] = self._ground.rings.first
 
     def follow(self, processes: Processes) -> None:
         """Trace these processes and what they start; nothing to do where the whole machine is traced."""
