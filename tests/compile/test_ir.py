@@ -176,7 +176,7 @@ def test_a_reading_of_the_clock_is_not_shared_and_a_read_not_across_a_loop() -> 
     for name, (clock, number, read) in made.items():
         body = blocks[name].body
         body.append(ins("call", clock, info="ktime_get_ns"))
-        body.append(ins("call", number, info="get_smp_processor_id"))
+        body.append(ins("call", number, info="get_numa_node_id"))
         body.append(ins("hop", read, function.context, info=("kernel", 0, 8, 0)))
         for value in (clock, number, read):
             body.append(ins("call", None, value, info="trace_printk"))
@@ -184,7 +184,7 @@ def test_a_reading_of_the_clock_is_not_shared_and_a_read_not_across_a_loop() -> 
     verify.verify(function, "optimize")
     text = dump(function)
     assert text.count("ktime_get_ns") == 2
-    assert text.count("get_smp_processor_id") == 1
+    assert text.count("get_numa_node_id") == 1
     assert text.count("hop") == 2
     assert total == 0
 

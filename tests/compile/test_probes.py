@@ -461,3 +461,55 @@ def test_who_asks_for_the_end_again_wakes_nobody() -> None:
         machine.run(bytes(64))
         produced.append(ring.produced)
     assert produced[0] == produced[1] == produced[2] > 0
+
+
+# what need not be asked
+
+
+def test_what_never_runs_twice_at_once_looks_for_no_ring() -> None:
+    compiled = build(program(site("begin", 0), number(5)))
+    assert {spec.name for spec in compiled.image.maps} == {"ring", "counts"}
+    machine = vm.Machine(compiled.image, cpu=3)
+    assert [decode(compiled.schemas[0], one)["f0"] for one in machine.run(b"").emitted] == [5]
+    assert counters(machine, 1, 0)[0] == 1  # whichever CPU it was
+    assert "rings" in {spec.name for spec in build(program(site("profile", 0), number(5))).image.maps}
+
+
+def test_what_all_places_that_emit_give_alike_is_known_to_what_they_call() -> None:
+    again = c.Emit((number(6),), SPAN)
+    compiled = build(program(site("begin", 0), number(5), body=(again, again)), explain=True)
+    assert "invoke send [record.1+0]\n" in compiled.ir  # neither its size nor its counters
+    machine = vm.Machine(compiled.image)
+    frames = machine.run(b"").emitted
+    assert [decode(compiled.schemas[0], one)["f0"] for one in frames] == [6, 6, 5]
+    assert counters(machine, 1, 0)[0] == 3
+
+
+def test_a_key_is_built_once_for_all_that_is_done_with_it() -> None:
+    map = c.Map("m", "hash", (t.U64,), t.U64, 64)
+    key = (argument(0),)
+    got = c.MapGet(map, key, t.U64, SPAN)
+    body = (c.MapSet(map, key, (number(1),), SPAN), c.MapDelete(map, key, SPAN))
+    made = program(
+        site("kprobe"), got, wanted=c.Compare("ne", got, number(0), False, t.BOOL, SPAN), body=body
+    )
+    ir = build(made, explain=True).ir
+    keys = {line.split("map:@m ")[1].split()[0] for line in ir.splitlines() if "map:@m " in line}
+    assert len(keys) == 1
+    assert sum(f"store 8 {one}" in ir for one in keys) == 1
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_buckets_of_powers_of_two(signed: bool) -> None:
+    map = c.Map("m", "hist", (), t.S64 if signed else t.U64, 0, (0, 0, 0))
+    value = argument(0, t.S64 if signed else t.U64)
+    compiled = build(program(site("kprobe"), number(1), body=(c.Aggregate(map, (), value, SPAN),)))
+    for bits in (*range(64), 64):
+        for one in {(1 << bits) - 1, 1 << bits & (1 << 64) - 1, (1 << bits) + 1 & (1 << 64) - 1}:
+            machine = vm.Machine(compiled.image)
+            machine.run(vm.registers([one]))
+            held = machine.maps["@m"]
+            assert isinstance(held, vm.ArrayMap)
+            words = struct.unpack(f"<{len(held.value()) // 8}Q", held.value())
+            expected = 0 if signed and one >> 63 else one.bit_length() + 1
+            assert [at for at, count in enumerate(words) if count] == [expected]

@@ -4,7 +4,8 @@ Invariants:
 
 - r10 is the frame pointer; r0 and r5 are the instruction selector's scratch registers; r1 to r4 hold values
   that no call crosses, r6 to r9 those that a call crosses (others too, when r1 to r4 are taken). r0 also
-  holds a value that is used by the very next instruction only, such as the result of a call that is tested.
+  holds a value that is used by the very next instruction only, and results of calls, and what such are
+  passed to, as long as no instruction needs r0 itself (`_takes_r0`).
 - A value that gets no register lives in its own 8-byte stack slot all its life, so what the verifier knows
   of it when it is stored is what it knows when it is loaded (bounds are only ever made by `umin` and
   `within`, before).
@@ -16,12 +17,30 @@ Invariants:
 from bisect import bisect_right
 
 from kwire.compile.graph import find_loops, liveness
-from kwire.compile.ir import At, Block, Function, Ins, Jump, Operand, Slot, Value, end_operands, end_values
+from kwire.compile.ir import (
+    At,
+    Block,
+    Function,
+    Ins,
+    Jump,
+    Operand,
+    Slot,
+    Value,
+    end_operands,
+    end_values,
+    values_of,
+)
 from kwire.compile.layout import CompileError
 
 STACK_SIZE = 512
 CALLER_SAVED = (1, 2, 3, 4)
 CALLEE_SAVED = (6, 7, 8, 9)
+
+
+IN_PLACE = frozenset(
+    {"add", "sub", "mul", "div", "mod", "and", "or", "xor", "lsh", "rsh", "arsh", "zext", "sext"}
+)
+"""Operations that are made where their first operand is."""
 
 
 class StackError(CompileError):
@@ -49,7 +68,20 @@ class Live:
 class Allocator:
     """One function's registers and stack."""
 
-    __slots__ = ("active", "apart", "calls", "feeds", "function", "last", "live", "order", "short", "slots")
+    __slots__ = (
+        "active",
+        "apart",
+        "calls",
+        "feeds",
+        "function",
+        "last",
+        "live",
+        "noted",
+        "order",
+        "saved",
+        "short",
+        "slots",
+    )
 
     def __init__(self, function: Function) -> None:
         self.function = function
@@ -60,8 +92,11 @@ class Allocator:
         self.feeds: dict[Value, Value] = {}  # a value → what an instruction makes of it in its place
         self.apart: dict[Value, list[Value]] = {}  # a result → operands that it is not made in place of
         self.active: list[Value] = []
+        self.noted: dict[Value, int] = {}  # what is loaded of a slot for which a register stands
         self.slots: dict[Slot, Live] = {}
         self.last = 0
+        noting = {slot.reg for slot in function.slots}
+        self.saved = tuple(register for register in CALLEE_SAVED if register not in noting)
 
     def number(self) -> None:
         """Walk the function once: positions, intervals, hints."""
@@ -90,7 +125,14 @@ class Allocator:
                         mates = self.live.setdefault(param, Live(-1)).prefer
                         self.live[arg].prefer += mates
                         mates.append(arg)
+                        if block.end.target in starts:  # this leads back, so there it has one first
+                            self.live[arg].prefer.insert(0, param)
         self.last = position
+        for block in reversed(self.function.blocks):  # what is passed on is made where it is wanted
+            if isinstance(block.end, Jump):
+                for param, arg in zip(block.end.target.params, block.end.args, strict=True):
+                    if isinstance(arg, Value) and self.live[arg].hint < 0:
+                        self.live[arg].hint = self.live[param].hint
         self._loops(starts, ends)
         for value in self.order:
             live = self.live[value]
@@ -103,7 +145,7 @@ class Allocator:
         needed = liveness(self.function) if loops else {}
         for head, last in loops.items():
             end = ends[last]
-            for value in (*needed[head], *head.params):
+            for value in needed[head]:
                 self.live[value].end = max(self.live[value].end, end)
             for live in self.slots.values():
                 if live.start < starts[head] < live.end < end:
@@ -128,6 +170,8 @@ class Allocator:
         for arg in args:
             if isinstance(arg, At) and isinstance(arg.base, Slot):
                 live = self.slots.get(arg.base)
+                if arg.base.reg >= 0:
+                    continue
                 if live is None:
                     live = self.slots[arg.base] = Live(position)
                 live.end = position
@@ -148,10 +192,19 @@ class Allocator:
                 given = arg.base if isinstance(arg, At) else arg
                 if isinstance(given, Value) and self.live[given].hint < 0:
                     self.live[given].hint = number + 1
+        elif ins.op == "read" and not ins.info.parts:  # type: ignore[attr-defined]  # of a read its `Read`
+            source = ins.args[1]
+            if isinstance(source, Value) and self.live[source].hint < 0:
+                self.live[source].hint = 3
         dst = ins.dst
         if dst is not None:
             live = self._define(dst, position, loops)
+            at = ins.args[0] if ins.op == "load" else None
+            if isinstance(at, At) and isinstance(at.base, Slot) and at.base.reg >= 0:
+                self.noted[dst] = at.base.reg
             first = ins.args[0] if ins.args and not call else None
+            if ins.op == "told":
+                self.apart[dst] = values_of(ins.args[1:])
             if ins.op == "cmp":
                 self.apart[dst] = ins.uses()
             elif first.__class__ is Value:
@@ -170,6 +223,9 @@ class Allocator:
             live = self.live[value]
             if live.end == live.start and value in self.function.params:
                 continue  # not used
+            if value in self.noted and value in self.short:
+                value.reg = self.noted[value]
+                continue
             self.active = [other for other in self.active if self.live[other].end > live.start]
             taken = {other.reg for other in self.active}
             wanted = self._registers(value, live)
@@ -181,11 +237,52 @@ class Allocator:
             else:
                 self._spill(value, wanted)
 
+    def keep_results(self) -> None:
+        """Leave results of calls, and the parameters of blocks they are passed to, in r0 where nothing else
+        wants it meanwhile.
+        """
+        wanted: dict[Value, None] = {}
+        taken: list[int] = []  # positions
+        position = 0
+        for block in self.function.blocks:
+            position += 1
+            for ins in block.body:
+                position += 1
+                made_of = ins.args[0] if ins.args and ins.op in IN_PLACE else None
+                if ins.dst is not None and (ins.op in ("call", "invoke") or made_of in wanted):
+                    wanted[ins.dst] = None
+                if _takes_r0(ins):
+                    taken.append(position)
+                if ins.op == "read" and ins.info.parts:  # type: ignore[attr-defined]  # of a read its `Read`
+                    position += 1
+            position += 1
+            end = block.end
+            if isinstance(end, Jump) and len(end.args) == 1:
+                [arg], [param] = end.args, end.target.params
+                if arg in wanted:
+                    wanted[param] = None
+            elif end.args if isinstance(end, Jump) else not all(map(_at_hand, end_operands(end))):
+                taken.append(position)
+        there = [(self.live[one].start, self.live[one].end) for one in self.order if one.reg == 0]
+        for value in wanted:
+            live = self.live[value]
+            if value.reg == 0 or live.start == live.end:
+                continue
+            after = bisect_right(taken, live.start)
+            if after < len(taken) and taken[after] < live.end:
+                continue
+            if after < len(taken) and taken[after] == live.end and live.end not in self.calls:
+                continue
+            if any(start < live.end and live.start < end for start, end in there):
+                continue
+            value.reg, value.slot = 0, None
+            there.append((live.start, live.end))
+
     def _registers(self, value: Value, live: Live) -> list[int]:
         """The registers this value may have, the best first."""
         after = bisect_right(self.calls, live.start)
         crossing = after < len(self.calls) and self.calls[after] < live.end
-        allowed = CALLEE_SAVED if crossing else (*CALLER_SAVED, *CALLEE_SAVED)
+        allowed = self.saved if crossing else (*CALLER_SAVED, *self.saved)
         first: list[int] = []
         if live.hint in allowed:
             first.append(live.hint)
@@ -244,6 +341,42 @@ class Allocator:
         return deepest
 
 
+def note_in_register(function: Function, faults: Slot) -> None:
+    """Let a register tell whether a read has failed, in a function that reads."""
+    notes = 0
+    for block in function.blocks:
+        for ins in block.body:
+            if ins.op in ("read", "fault"):
+                notes += any(isinstance(arg, At) and arg.base is faults for arg in ins.args)
+    if notes:
+        faults.reg = CALLEE_SAVED[-1]
+
+
+def _at_hand(operand: Operand) -> bool:
+    """Whether an instruction can have the operand as it is."""
+    if isinstance(operand, Value):
+        return operand.slot is None
+    return isinstance(operand, int) and -(1 << 31) <= operand < 1 << 31
+
+
+def _takes_r0(ins: Ins) -> bool:
+    """Whether what is selected for an instruction may write to r0, but for its result."""
+    if ins.op in ("load", "peek", "mapval", "neg", "be", "fault"):
+        return False
+    if ins.op == "told":
+        return ins.dst is None or ins.dst.slot is not None or not _near(ins.args[1])
+    if ins.op in ("store", "atomic"):
+        return not (_at_hand(ins.args[1]) or _near(ins.args[0]))
+    if ins.op in IN_PLACE:
+        return ins.dst is None or not all(map(_at_hand, (ins.dst, *ins.args)))
+    return True
+
+
+def _near(at: Operand) -> bool:
+    """Whether a place in memory is reached without a scratch register."""
+    return isinstance(at, At) and (isinstance(at.base, Slot) or at.base.slot is None)
+
+
 def allocate(function: Function, name: str, most: int = STACK_SIZE) -> int:
     """Give every value a register or a slot, every slot an offset; the size of the frame.
 
@@ -252,6 +385,7 @@ def allocate(function: Function, name: str, most: int = STACK_SIZE) -> int:
     allocator = Allocator(function)
     allocator.number()
     allocator.scan()
+    allocator.keep_results()
     size = allocator.frame()
     if size > most:
         raise StackError(name, size, most)

@@ -14,7 +14,7 @@ from kwire.bpf.image import Image, Line, MapSpec
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.btf.members import locate
 from kwire.compile import verify
-from kwire.compile.allocate import STACK_SIZE, StackError, allocate
+from kwire.compile.allocate import STACK_SIZE, StackError, allocate, note_in_register
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import USERS
 from kwire.compile.expressions import Options
@@ -28,6 +28,7 @@ from kwire.compile.read_coalescing import join_reads
 from kwire.compile.scratch import ROOM, move_out
 from kwire.compile.select import Selected, select
 from kwire.compile.shape import layout_key
+from kwire.compile.slots import share_slots
 from kwire.hints import TYPE_CHECKING
 from kwire.kinds import KINDS
 from kwire.lang import checked
@@ -119,7 +120,7 @@ def compile_probe(
                 raise
             on_stack, roomy = False, not on_stack
     maps = _maps(program, placed, options, on_stack, made, ring_size)
-    image = _image(program, select(made.module), maps, cookie)
+    image = _image(program, made.module.functions, select(made.module), maps, cookie)
     described = probe_schemas(program, id=id, spec=spec, arch=arch)
     return Compiled(image, described, "".join(map(dump, made.module.functions)) if explain else "")
 
@@ -147,6 +148,9 @@ def _make(
         if function in lowered.faults:
             join_reads(function, lowered.faults[function])
             _checked(function, "join_reads")
+            note_in_register(function, lowered.faults[function])
+        share_slots(function)
+        _checked(function, "share_slots")
     wanted = {lowered.module.functions[0]}
     functions = []
     for function in lowered.module.functions:  # those that are called come after those that call
@@ -208,7 +212,13 @@ def _maps(
     return tuple(maps)
 
 
-def _image(program: checked.Program, selected: Selected, maps: tuple[MapSpec, ...], cookie: bool) -> Image:
+def _image(
+    program: checked.Program,
+    functions: list[Function],
+    selected: Selected,
+    maps: tuple[MapSpec, ...],
+    cookie: bool,
+) -> Image:
     linked = link(bridged(selected.items))
     at: dict[int, Span] = {}
     for label, span in selected.spans:
@@ -221,7 +231,8 @@ def _image(program: checked.Program, selected: Selected, maps: tuple[MapSpec, ..
         more = (lines[0]._replace(insn=entry) for entry in entries if entry not in known)
         lines = tuple(sorted((*lines, *more)))
     names = [program.name, *(entry.name for entry in selected.functions[1:])]
-    info = program_btf(dict(zip(names, entries, strict=True)), lines)
+    whole = {one.name for one in functions if one.whole}
+    info = program_btf(dict(zip(names, entries, strict=True)), lines, whole)
     kind = program.site.kind
     target = program.site.target if KINDS[kind].mechanism == "trampoline" else ""
     used = {use.map for use in linked.uses}

@@ -61,7 +61,7 @@ def end_asked_for(b: Builder) -> Operand:
 def wake(b: Builder, options: Options) -> None:
     """Wake the reader, who is not asleep where the ring is full."""
     noted = b.new_block("noted")
-    ring = _ring(b, _key(b, options), noted)
+    ring = _ring(b, _key(b, options)[1], noted)
     record = b.call("ringbuf_reserve", ring, 8, 0)
     room = b.new_block("room")
     b.branch("eq", record, 0, noted, room)
@@ -73,10 +73,15 @@ def wake(b: Builder, options: Options) -> None:
 
 def cpu(b: Builder, options: Options) -> Operand:
     """The number of the CPU whose part of the maps this is, within what they have room for."""
-    if options.single:
+    return _within(b, options, 0 if options.single else b.call("get_smp_processor_id"))
+
+
+def _within(b: Builder, options: Options, number: Operand) -> Operand:
+    """The number of a CPU, of which the verifier sees that there is one."""
+    if number == 0:
         return 0
     most = options.cpus - 1
-    return b.emit("umin" if most & options.cpus else "and", [b.call("get_smp_processor_id"), most])
+    return b.emit("umin" if most & options.cpus else "and", [number, most])
 
 
 def of_cpu(b: Builder, options: Options, map: str, stride: int) -> Value:
@@ -85,13 +90,14 @@ def of_cpu(b: Builder, options: Options, map: str, stride: int) -> Value:
     return b.emit("add", [b.emit("mapval", [], (map, 0)), own])
 
 
-def _key(b: Builder, options: Options) -> Slot | None:
-    """This CPU's number where its ring is looked up by it."""
+def _key(b: Builder, options: Options) -> tuple[Operand, Slot | None]:
+    """This CPU's number, and where it is for its ring to be looked up by it."""
     if options.single:
-        return None
+        return 0, None
+    number = b.call("get_smp_processor_id")
     key = b.function.slot("key", 8)
-    b.store(key, 0, 4, b.call("get_smp_processor_id"))
-    return key
+    b.store(key, 0, 4, number)
+    return number, key
 
 
 def _ring(b: Builder, key: Slot | None, none: Block) -> Operand:
@@ -141,11 +147,11 @@ def header(b: Builder, base: Value | Slot, size: Operand, probe: Operand) -> Non
         b.store(base, 4, 4, b.emit("be", [b.emit("add", [probe, 1])], 32, 32))
 
 
-def place_of(b: Builder, options: Options, probe: Operand) -> Operand:
+def place_of(b: Builder, probe: Operand) -> Operand:
     """Where among the counters of a CPU the probe's slot begins."""
     if isinstance(probe, int):
         return probe * SLOT_SIZE
-    return b.emit("mul", [b.emit("umin", [probe, options.probes - 1]), SLOT_SIZE])
+    return b.emit("mul", [probe, SLOT_SIZE])
 
 
 def give(
@@ -156,14 +162,14 @@ def give(
     place: Operand,
     failed: Callable[[], Operand],
 ) -> None:
-    """Give a complete record away. `place`: of the counters of its probe; `failed`: makes what is not 0 where
-    a read for the record failed.
+    """Give a complete record away. `place`: of the counters of its probe; `failed`: makes what is negative
+    where a read for the record failed.
     """
-    key = _key(b, options)
-    counts = _counters(b, options, place)
+    number, key = _key(b, options)
+    counts = _counters(b, options, _within(b, options, number), place)
     _count(b, options, counts, WORD * ATTEMPTS)
     note, whole = b.new_block("failed"), b.new_block("whole")
-    b.branch("ne", failed(), 0, note, whole)
+    b.branch("slt", failed(), 0, note, whole)
     b.start(note)
     _count(b, options, counts, WORD * FAULTS, seldom=True)
     b.jump(whole)
@@ -186,9 +192,9 @@ def give(
     b.start(sent)
 
 
-def _counters(b: Builder, options: Options, place: Operand) -> Value:
-    """The address of a probe's slot among this CPU's."""
-    own = b.binary("add", b.emit("mul", [cpu(b, options), options.probes * SLOT_SIZE]), place)
+def _counters(b: Builder, options: Options, cpu: Operand, place: Operand) -> Value:
+    """The address of a probe's slot among a CPU's."""
+    own = b.binary("add", b.emit("mul", [cpu, options.probes * SLOT_SIZE]), place)
     return b.emit("add", [b.emit("mapval", [], ("counts", 0)), own])
 
 
@@ -215,7 +221,9 @@ def claim(b: Builder, options: Options, probe: Callable[[], Operand]) -> Value:
     b.branch("eq", b.load(users, 0, 8), 1, mine, taken)
     b.start(taken)
     release(b, users)
-    _count(b, options, _counters(b, options, place_of(b, options, probe())), WORD * SKIPPED, seldom=True)
+    _count(
+        b, options, _counters(b, options, cpu(b, options), place_of(b, probe())), WORD * SKIPPED, seldom=True
+    )
     b.leave()
     b.start(mine)
     return users

@@ -1,5 +1,6 @@
 """The graph of blocks: order, loops, who dominates whom, what lives where, jumps, and what nobody uses."""
 
+from kwire.compile.fold import decide
 from kwire.compile.ir import (
     Block,
     Branch,
@@ -218,6 +219,36 @@ def thread_jumps(function: Function) -> None:
     function.blocks = [block for block in order if block not in gone]
     find_loops(function)
     set_dominators(function)
+
+
+def thread_constants(function: Function) -> None:
+    """Where a block only asks for a number that some give it as a constant, those need not ask."""
+    uses: dict[Value, int] = {}
+    givers: dict[Block, list[Block]] = {}
+    for block in function.blocks:
+        for value in (*(one for ins in block.body for one in ins.uses()), *end_values(block.end)):
+            uses[value] = uses.get(value, 0) + 1
+        for target in successors(block.end):
+            givers.setdefault(target, []).append(block)
+    for block in function.blocks:
+        end = block.end
+        if block.body or len(block.params) != 1 or not isinstance(end, Branch) or block.loop is block:
+            continue
+        [param] = block.params
+        if end.a is not param or end.b.__class__ is not int or uses[param] != 1:
+            continue
+        left: list[Jump] = []
+        for giver in givers[block]:
+            jump = giver.end
+            assert isinstance(jump, Jump)
+            known = decide(end.condition, jump.args[0], end.b) if jump.args[0].__class__ is int else None
+            if known is None:
+                left.append(jump)
+            else:
+                giver.end = Jump(end.then if known else end.otherwise)
+        if len(left) == 1:
+            end.a, block.params = left[0].args[0], []
+            left[0].args = []
 
 
 def drop_unused(function: Function) -> None:

@@ -55,9 +55,10 @@ class Value:
 class Slot:
     """Bytes in the stack frame, aligned to 8. `offset` from r10 is given by the allocator."""
 
-    __slots__ = ("name", "offset", "pinned", "size")
+    __slots__ = ("name", "offset", "pinned", "reg", "size")
 
     def __init__(self, name: str, size: int, pinned: bool = False) -> None:
+        self.reg = -1  # the register that is there instead (`allocate.note_in_register`)
         self.name = name
         self.size = (size + 7) & ~7
         self.pinned = pinned  # lives during the whole program, even where nothing mentions it
@@ -172,7 +173,9 @@ OPS: Final[dict[str, Op]] = {
     "fetch": Op(Effect.WRITES, 2),  # the same, and give what was there before
     "block": Op(Effect.WRITES, 2, "(space, offset, size, epoch): copy bytes at args[1] + offset to args[0]"),
     "read": Op(Effect.WRITES, -1, "`Read`: from args[1] to args[0]; failures are noted at the others"),
-    "fault": Op(Effect.WRITES, 2, "set the slot args[1] to 1 when args[0], a helper's result, is negative"),
+    "fault": Op(Effect.WRITES, 2, "make the slot args[1] negative when args[0], a helper's result, is so"),
+    # the length of a text of which a helper, asked for two bytes more, says args[0]; stored at args[1] too
+    "told": Op(Effect.WRITES, 2, "(most of it, what is stored where nothing could be read)"),
     "call": Op(Effect.WRITES, -1, "name of the helper, or what to find; its effect is in CALLS"),
     "invoke": Op(Effect.WRITES, -1, "the function called"),
 }
@@ -186,7 +189,6 @@ CALLS: Final[dict[str, int]] = {
             "get_current_task_btf",
             "task_pt_regs",
             "get_current_cgroup_id",
-            "get_smp_processor_id",
             "get_numa_node_id",
             "get_func_ip",
             "get_attach_cookie",
@@ -194,6 +196,7 @@ CALLS: Final[dict[str, int]] = {
         Effect.PURE,
     ),
     **dict.fromkeys(("ktime_get_ns", "ktime_get_tai_ns", "jiffies64"), Effect.CLOCK),
+    "get_smp_processor_id": Effect.CLOCK,  # to ask again costs less than to keep the answer
 }
 """The effect of helpers; of all others: `WRITES`."""
 
@@ -325,10 +328,11 @@ class Block(Ranked):
     """Instructions that run one after another, and how they end.
 
     In the tree of blocks the one above is the one that dominates this one directly. `loop`: the head of the
-    innermost loop that the block is in; `loops`: how many it is in (`graph.find_loops`).
+    innermost loop that the block is in; `loops`: how many it is in (`graph.find_loops`); `seldom`: it stands
+    behind the others in the program, out of their way.
     """
 
-    __slots__ = ("body", "end", "loop", "loops", "name", "params", "span")
+    __slots__ = ("body", "end", "loop", "loops", "name", "params", "seldom", "span")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -338,6 +342,7 @@ class Block(Ranked):
         self.span: Span = NOWHERE  # of the end
         self.loop: Block | None = None
         self.loops = 0
+        self.seldom = False
         super().__init__()
 
     def __repr__(self) -> str:
@@ -347,13 +352,16 @@ class Block(Ranked):
 class Function:
     """A function: its parameters, its blocks, the stack slots it names.
 
-    `context`: the address of the program's context: of the program itself its first parameter.
+    `context`: the address of the program's context: of the program itself its first parameter; `whole`: the
+    verifier looks at it once, by itself, with any numbers for its parameters, and knows nothing of its result
+    where it is called.
     """
 
-    __slots__ = ("_values", "blocks", "context", "entry", "name", "params", "slots")
+    __slots__ = ("_values", "blocks", "context", "entry", "name", "params", "slots", "whole")
 
-    def __init__(self, name: str = "program", params: int = 1) -> None:
+    def __init__(self, name: str = "program", params: int = 1, whole: bool = False) -> None:
         self.name = name
+        self.whole = whole
         self._values = 0
         self.params = [self.value() for _ in range(params)]
         self.context = self.params[0]

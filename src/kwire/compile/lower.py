@@ -66,6 +66,7 @@ class Unit:
         "epochs",
         "faults",
         "held",
+        "known",
         "layouts",
         "loops",
         "memory",
@@ -97,6 +98,7 @@ class Unit:
         self.room = (0, 0)  # what of it is for values on their way to a map: where, how much
         self.stacks = Stretch(STACKS)
         self.loops: list[Function] = []
+        self.known: dict[str, Function] = {}  # those that only compute, by name
         self.several = _emits(program.body) > 1
         self.sends: list[Ins] = []  # the places that emit, where there are several
         small = [one for one in layouts if stack and fits_stack(one)]
@@ -108,7 +110,7 @@ class Unit:
 def lower(program: checked.Program, layouts: Sequence[Layout], options: Options, stack: bool) -> Lowered:
     """The program in IR. `layouts`: of its shapes; `stack`: records that fit are built in the stack frame."""
     unit = Unit(program, layouts, options, stack)
-    functions = [Lower(unit, options).run(), *unit.loops]
+    functions = [Lower(unit, options).run(), *unit.loops, *unit.known.values()]
     if unit.sends:
         functions.append(sender(options, unit.sends, program.span))
     stretches = (unit.texts, unit.memory, unit.stacks)
@@ -645,10 +647,10 @@ class Lower(ExpressionLowering):
         """With cookies: the index from 0 of the probe's first shape, from the attach cookie: its number."""
         number = self.call("get_attach_cookie", self.function.context)
         index = self.emit("add", [number, -1])
-        known, most = self.new_block("known"), self.options.probes - len(self.unit.layouts) + 1
-        self.branch("lt", index, most, known, self.done, rare=self.done)
+        known, most = self.new_block("known"), self.options.probes - len(self.unit.layouts)
+        self.branch("le", index, most, known, self.done, rare=self.done)
         self.start(known)
-        return index
+        return self.emit("umin", [index, most])  # for the verifier, wherever it is kept
 
     def _emit(self, statement: checked.Emit) -> None:
         options, unit, layout = self.options, self.unit, self.unit.layouts[statement.shape]
@@ -701,7 +703,7 @@ class Lower(ExpressionLowering):
         if self.block is None:
             return
         header(self, base, size, probe)
-        at = place_of(self, self.options, probe)
+        at = place_of(self, probe)
         if not self.unit.several:
             give(self, self.options, base, size, at, self._failed)
             return

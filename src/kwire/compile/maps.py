@@ -12,13 +12,15 @@ counted in a map beside it (`lost_of`).
 """
 
 from kwire.bpf.image import MapSpec
+from kwire.compile.builder import Builder
 from kwire.compile.emission import of_cpu
-from kwire.compile.ir import At, Operand, Slot, Value
+from kwire.compile.ir import At, Exit, Function, Operand, Slot, Value
 from kwire.compile.layout import SLACK, pad
 from kwire.compile.variable_length import Record
 from kwire.hints import TYPE_CHECKING
 from kwire.lang import checked, types
 from kwire.lang.entries import VALUE_MOST, Part, key_parts, key_size, value_parts, value_size
+from kwire.lang.tree import Span
 
 if TYPE_CHECKING:
     from kwire.compile.lower import Lower
@@ -203,17 +205,19 @@ class MapLowering:
         first = self._lookup(s.map, key)
         hit, miss, end = b.new_block("hit"), b.new_block("miss"), b.new_block("added")
         b.branch("eq", first, 0, miss, hit)
+        b.start(hit)
         b.start(miss)
         zeros = b.emit("mapval", [], (ZEROS, 0))
         b.call("map_update_elem", b.map(name_of(s.map)), key, At(zeros, 0), NOEXIST)
         second = self._lookup(s.map, key)  # of whoever was first to make it
         full, made = b.new_block("full"), b.new_block("made")
+        for block in (miss, made, full):
+            block.seldom = True
         b.branch("eq", second, 0, full, made)
+        b.start(made)
         b.start(full)
         self._lost(s.map)
         b.jump(end)
-        b.start(hit)
-        b.start(made)
         place = b.join([(hit, first), (made, second)])
         assert isinstance(place, Value)
         self._add(s.map, place, value)
@@ -345,32 +349,20 @@ class MapLowering:
         """The bucket of a number: 0 for negative ones; where a power of two is one bucket 1 for 0, else 2 and
         the number of its highest bit; where it is 2^n, one for each number below that, above it as many for
         each bit.
-
-        Without branches, of which the verifier would have to follow all ways together: each step asks whether
-        the number has more bits than a half, and shifts it down by that.
         """
-        emit = self.b.emit
-        some = emit("rsh", [emit("or", [value, emit("neg", [value])]), 63])
-        high = emit("rsh", [value, 32])
-        shift: Operand = emit("lsh", [emit("rsh", [emit("neg", [high]), 63]), 5])
-        log: Operand = shift
-        rest: Operand = emit("rsh", [value, shift])
-        for bits in (16, 8, 4, 2, 1):
-            above = emit("rsh", [emit("sub", [(1 << bits) - 1, rest]), 63])
-            shift = above if bits == 1 else emit("lsh", [above, bits.bit_length() - 1])
-            log = emit("or", [log, shift])
-            if bits > 1:
-                rest = emit("rsh", [rest, shift])
-        bits = map.bounds[0]
+        emit, bits, signed = self.b.emit, map.bounds[0], types.signed(map.number)
+        known = self.b.unit.known
+        title = "bucket" if signed and not bits else "bits"
+        if title not in known:
+            known[title] = highest_bit(title, negative=title == "bucket", span=self.b.span)
+        bucket: Operand = emit("invoke", [value], known[title])
         if bits:
             large = emit("cmp", [value, 1 << bits], "ge", 1)
-            shift = emit("mul", [emit("sub", [log, bits]), large])
-            bucket: Operand = emit("add", [emit("rsh", [value, shift]), emit("lsh", [shift, bits])])
+            shift = emit("mul", [emit("sub", [bucket, bits + 2]), large])
+            bucket = emit("add", [emit("rsh", [value, shift]), emit("lsh", [shift, bits])])
             bucket = emit("add", [bucket, 1])
-        else:
-            bucket = emit("add", [emit("add", [log, some]), 1])
-        if types.signed(map.number):
-            bucket = emit("and", [bucket, emit("xor", [emit("arsh", [value, 63]), -1])])
+            if signed:
+                bucket = emit("and", [bucket, emit("xor", [emit("arsh", [value, 63]), -1])])
         return emit("umin", [bucket, words(map) - 1])
 
     def _linear(self, map: checked.Map, value: Operand) -> Operand:
@@ -382,6 +374,49 @@ class MapLowering:
         inside = emit("add", [emit("div", [beyond, step]), 1])
         bucket = emit("within", [inside, beyond, high - low])
         return emit("umin", [emit("or", [bucket, emit("mul", [above, last])]), last])
+
+
+def highest_bit(title: str, negative: bool, span: Span) -> Function:
+    """A function of a number: 1 for 0, else 2 and the number of its highest bit; 0 for `negative` ones.
+
+    The verifier looks at it by itself: in the program it would follow what comes behind for every bucket.
+    Each turn asks whether the number has more bits than a half, and shifts it down by that.
+    """
+    function = Function(title, whole=True)
+    b = Builder(1, function)
+    b.span = span
+    [number] = function.params
+    body, head, more, less, next_, over = map(b.new_block, ("body", "head", "more", "less", "next", "over"))
+    if negative:
+        below, some = b.new_block("below"), b.new_block("some")
+        b.branch("slt", number, 0, below, some)
+        b.start(below)
+        below.end = Exit(0)
+        b.start(some)
+    b.branch("eq", number, 0, b.done, body)
+    b.start(body)
+    b.jump(head, [number, 32, 1])
+    head.params = [function.value() for _ in range(3)]
+    rest, half, sum_ = head.params
+    b.start(head)
+    high = b.emit("rsh", [rest, half])
+    b.branch("eq", high, 0, less, more)
+    b.start(less)
+    b.jump(next_, [rest, sum_])
+    b.start(more)
+    b.jump(next_, [high, b.emit("add", [sum_, half])])
+    next_.params = [function.value() for _ in range(2)]
+    b.start(next_)
+    half = b.emit("rsh", [half, 1])
+    again = b.new_block("again")
+    b.branch("eq", half, 0, over, again)
+    b.start(again)
+    b.jump(head, [next_.params[0], half, next_.params[1]])
+    b.start(over)
+    over.end = Exit(b.emit("add", [next_.params[1], 1]))
+    b.block = None
+    function.blocks.append(b.done)
+    return function
 
 
 NOEXIST = 1

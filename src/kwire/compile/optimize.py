@@ -10,7 +10,7 @@ program as it was written (`checked`). What may be shared follows from an operat
 """
 
 from kwire.compile.fold import RULES, bits_of, decide, low
-from kwire.compile.graph import common, dominates, drop_unused, find_loops, thread_jumps
+from kwire.compile.graph import common, dominates, drop_unused, find_loops, thread_constants, thread_jumps
 from kwire.compile.ir import (
     CONDITIONS,
     SWAPPED,
@@ -74,6 +74,7 @@ class Simplifier:
             if isinstance(block.end, Jump) and block.end.target.params:
                 self.arms.setdefault(block.end.target, []).append(list(block.end.args))
         self.function.blocks = self.blocks
+        thread_constants(self.function)
         thread_jumps(self.function)
 
     def _dominator(self, block: Block) -> None:

@@ -7,13 +7,14 @@ valid C identifiers, column at most 1023. All numbers are in the byte order of t
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from kwire.bpf.image import Line
 from kwire.lazy import NamedTuple
 
 MAGIC, VERSION, HEADER = 0xEB9F, 1, 24
 INT, PTR, FUNC, FUNC_PROTO = 1, 2, 12, 13
+GLOBAL = 1  # the linkage of a function
 SIGNED_INT = 1 << 24 | 32
 COLUMN_MOST = 1023
 LINE_MOST = (1 << 22) - 1
@@ -52,10 +53,12 @@ def identifier(name: str) -> str:
     return f"_{text}" if text[0].isdigit() else text
 
 
-def program_btf(functions: Mapping[str, int], lines: tuple[Line, ...]) -> ProgramBtf:
+def program_btf(
+    functions: Mapping[str, int], lines: tuple[Line, ...], whole: Container[str] = ()
+) -> ProgramBtf:
     """`int name(void *ctx)` for each function, by the slot at which it begins, and the lines; nothing at all
     for a program nobody wrote. (The kernel takes the types of what is called inside a program from the
-    program.)
+    program.) `whole`: those that the verifier looks at by themselves, `u64 name(u64 number)`.
     """
     if not lines:
         return ProgramBtf(b"", b"", b"")
@@ -65,10 +68,20 @@ def program_btf(functions: Mapping[str, int], lines: tuple[Line, ...]) -> Progra
             struct.pack("=IIII", strings.add("int"), INT << 24, 4, SIGNED_INT),  # type 1
             struct.pack("=III", 0, PTR << 24, 0),  # 2: void *
             struct.pack("=IIIII", 0, FUNC_PROTO << 24 | 1, 1, strings.add("ctx"), 2),  # 3
-            *(struct.pack("=III", strings.add(identifier(name)), FUNC << 24, 3) for name in functions),  # 4 …
+            struct.pack("=IIII", strings.add("u64"), INT << 24, 8, 64),  # 4
+            struct.pack("=IIIII", 0, FUNC_PROTO << 24 | 1, 4, strings.add("number"), 4),  # 5
+            *(
+                struct.pack(
+                    "=III",
+                    strings.add(identifier(name)),
+                    FUNC << 24 | GLOBAL * (name in whole),
+                    5 if name in whole else 3,
+                )
+                for name in functions
+            ),  # 6 …
         )
     )
-    func_info = b"".join(struct.pack("=II", slot, 4 + at) for at, slot in enumerate(functions.values()))
+    func_info = b"".join(struct.pack("=II", slot, 6 + at) for at, slot in enumerate(functions.values()))
     line_info = b"".join(
         struct.pack(
             "=IIII",

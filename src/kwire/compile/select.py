@@ -35,6 +35,7 @@ from kwire.compile.read_coalescing import Read
 from kwire.lang.checked import ByteSet, Piece
 from kwire.lang.tree import NOWHERE, Span
 from kwire.lazy import NamedTuple
+from kwire.wire.fields import TAIL_CUT
 
 R0, R5, R10 = REGS[0], REGS[5], REGS[10]
 SCRATCH = (R5, R0)
@@ -84,7 +85,10 @@ class Selector:
         """Emit every block in order, then the stubs."""
         self._mark(next((ins.span for block in self.function.blocks for ins in block.body), NOWHERE))
         self._params()
-        blocks = self.function.blocks
+        blocks = [block for block in self.function.blocks if self._final(block) is block]
+        blocks.sort(key=lambda block: block.seldom)
+        for block in self.function.blocks:
+            self.labels[block] = self.labels[self._final(block)]
         for number, block in enumerate(blocks):
             self.items.append(self.labels[block])
             for ins in block.body:
@@ -96,6 +100,17 @@ class Selector:
             self._mark(span)
             self.items += items
         return Selected(spared(self.items), self.spans, [])
+
+    def _final(self, block: Block) -> Block:
+        """Where a block leads that does nothing, not even bring a value to where it is wanted."""
+        seen = {self.function.entry}
+        while block not in seen and not block.body and isinstance(block.end, Jump):
+            seen.add(block)
+            both = zip(block.end.target.params, block.end.args, strict=True)
+            if not all(isinstance(arg, Value) and _place(arg) == _place(param) for param, arg in both):
+                break
+            block = block.end.target
+        return block
 
     def _params(self) -> None:
         """Bring the parameters from r1 and on to where they live."""
@@ -297,6 +312,9 @@ class Selector:
         dst, at = _dst(ins), ins.args[0]
         assert isinstance(at, At)
         assert isinstance(ins.info, int)
+        if isinstance(at.base, Slot) and at.base.reg >= 0:
+            self._put(dst, REGS[at.base.reg])
+            return
         target = self._target(dst)
         base, offset = self._base(at, target)
         self.items.append(asm.ldx(SIZES[ins.info], target, base, offset))
@@ -307,6 +325,9 @@ class Selector:
         at, value = ins.args
         assert isinstance(at, At)
         assert isinstance(ins.info, int)
+        if isinstance(at.base, Slot) and at.base.reg >= 0:
+            self._into(REGS[at.base.reg], value)
+            return
         size = SIZES[ins.info]
         base, offset = self._base(at, R5)
         if value.__class__ is int and fits32(value):
@@ -333,9 +354,36 @@ class Selector:
     def fault(self, ins: Ins) -> None:
         """Note a negative result."""
         result, at = ins.args
+        note = _noting(at)
+        if note is not None:
+            self.items.append(asm.alu64("or", note, self._register(result)))
+            return
         back = Label("read")
         stub = self._stub(ins.span, self._note(at), asm.ja(back))
         self.items += [asm.jmp("slt", self._register(result), 0, stub), back]
+
+    def told(self, ins: Ins) -> None:
+        """dst = how long a text is, also stored; the texts that are not as usual are left to stubs."""
+        dst, (result, at) = _dst(ins), ins.args
+        assert isinstance(at, At)
+        assert isinstance(ins.info, tuple)
+        most, unread = ins.info
+        target = self._target(dst, at.base) if isinstance(at.base, Value) else self._target(dst)
+        self._into(target, result)
+        base, offset = self._base(at, R0 if target is R5 else R5)
+        back = Label("told")
+        nothing = asm.st("h", base, unread - (unread >> 15 << 16), offset)
+        cut = asm.st("h", base, (most | TAIL_CUT) - (1 << 16), offset)
+        none = self._stub(ins.span, nothing, asm.mov64(target, 0), asm.ja(back))
+        long = self._stub(ins.span, cut, asm.mov64(target, most), asm.ja(back))
+        self.items += [
+            asm.jmp("sle", target, 0, none),
+            asm.alu64("add", target, -1),
+            asm.jmp("gt", target, most, long),
+            asm.stx("h", base, target, offset),
+            back,
+        ]
+        self._put(dst, target)
 
     def call(self, ins: Ins) -> None:
         """Arguments, the call, the result."""
@@ -378,7 +426,11 @@ class Selector:
         assert isinstance(target, At)
         self._read_part(read, target, base, 0, read.size)
         back = Label("read")
-        notes = [self._note(one) for one in faults]
+        note = _noting(*faults)
+        notes = [self._note(one) for one in faults] if note is None else [asm.alu64("or", note, R0)]
+        if not read.parts and note is not None:
+            self.items += notes
+            return
         if not read.parts:
             stub = self._stub(ins.span, *notes, asm.ja(back))
         else:
@@ -386,7 +438,7 @@ class Selector:
             for offset, size in read.parts:
                 self._read_part(read, target, base, offset - read.offset, size)
                 next_ = Label("part")
-                self.items += [asm.jmp("sge", R0, 0, next_), *notes, next_]
+                self.items += [asm.jmp("sge", R0, 0, next_), *notes, next_] if note is None else notes
             parts, self.items = self.items, before
             stub = self._stub(ins.span, *parts, asm.ja(back))
         self.items += [asm.jmp("slt", R0, 0, stub), back]
@@ -403,7 +455,9 @@ class Selector:
     def _note(self, faults: Operand) -> Item:
         assert isinstance(faults, At)
         assert isinstance(faults.base, Slot)
-        return asm.st("dw", R10, 1, faults.base.offset + faults.offset)
+        if faults.base.reg >= 0:
+            return asm.mov64(REGS[faults.base.reg], -1)
+        return asm.st("dw", R10, -1, faults.base.offset + faults.offset)
 
     def _find(self, find: Find) -> None:
         """A loop over the places from r2 to r3 behind r1, the place in r0, what differs there in r4.
@@ -461,7 +515,7 @@ class Selector:
             self.items.append(asm.exit_())
         elif isinstance(end, Jump):
             self._pass(end)
-            if end.target is not following:
+            if self._final(end.target) is not following:
                 self.items.append(asm.ja(self.labels[end.target]))
         else:
             self._branch(end, following)
@@ -505,12 +559,20 @@ class Selector:
             self.items.append(asm.ldx("dw", target, R10, source.at))
 
     def _branch(self, end: Branch, following: Block | None) -> None:
-        condition, then, otherwise = end.condition, end.then, end.otherwise
+        condition, then, otherwise = end.condition, self._final(end.then), self._final(end.otherwise)
         if then is following:
             condition, then, otherwise = CONDITIONS[condition], otherwise, then
         self._jump(condition, end.a, end.b, self.labels[then])
         if otherwise is not following:
             self.items.append(asm.ja(self.labels[otherwise]))
+
+
+def _noting(*faults: Operand) -> Reg | None:
+    """The register in which alone a failed read is noted."""
+    if len(faults) == 1 and isinstance(faults[0], At) and isinstance(faults[0].base, Slot):
+        register = faults[0].base.reg
+        return REGS[register] if register >= 0 else None
+    return None
 
 
 class Location(NamedTuple):
@@ -589,6 +651,7 @@ OPERATIONS: dict[str, Callable[[Selector, Ins], None]] = {
     "atomic": Selector.atomic,
     "fetch": Selector.fetch,
     "fault": Selector.fault,
+    "told": Selector.told,
     "read": Selector.read,
     "call": Selector.call,
     "invoke": Selector.call,

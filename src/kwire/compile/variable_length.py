@@ -27,26 +27,33 @@ WORDS_MOST = 16
 class Record:
     """A record under construction: where it lies and where its next tail value goes."""
 
-    __slots__ = ("base", "end", "lower")
+    __slots__ = ("base", "end", "lower", "more")
 
     def __init__(self, lower: ExpressionLowering, base: Value | Slot, size: int) -> None:
         self.lower = lower
         self.base = base
-        self.end: Operand = size  # bytes so far, header included
+        self.end = size  # bytes so far, header included, that are known beforehand
+        self.more: Operand = 0  # those that are not
 
     def tail(self, item: Item, value: checked.ReadText | checked.ReadBytes | checked.Comm) -> None:
         """Append one tail value and store the pair that points to it."""
         lower = self.lower
         before, lower.span = lower.span, value.span
         limit = min(item.limit, value.type.limit)
-        if isinstance(value, checked.ReadBytes):
-            length, cut = self._bytes(value, limit)
+        lower.store(self.base, item.offset, 2, lower.binary("add", self.more, self.end))
+        if isinstance(value, checked.ReadText) and (value.fixed == 0 or value.fixed > limit + 1):
+            length: Operand = self._told(value, limit, At(self.base, item.offset + 2))
         else:
-            length, cut = self.text(value, limit)
-        lower.store(self.base, item.offset, 2, self.end)
-        told = length if cut == 0 else lower.emit("or", [length, lower.emit("mul", [cut, TAIL_CUT])])
-        lower.store(self.base, item.offset + 2, 2, told)
-        self.end = lower.emit("add", [length, self.end])
+            if isinstance(value, checked.ReadBytes):
+                length, cut = self._bytes(value, limit)
+            else:
+                length, cut = self.text(value, limit)
+            told = length if cut == 0 else lower.emit("or", [length, lower.emit("mul", [cut, TAIL_CUT])])
+            lower.store(self.base, item.offset + 2, 2, told)
+        if isinstance(length, int):
+            self.end += length
+        else:
+            self.more = length if self.more == 0 else lower.emit("add", [self.more, length])
         lower.span = before
 
     def array(self, item: Item, value: checked.ReadText | checked.ReadBytes | checked.Comm) -> None:
@@ -71,26 +78,26 @@ class Record:
     def finish(self) -> Operand:
         """Zero the padding; the size of the whole record."""
         lower = self.lower
-        if isinstance(self.end, int):
+        if self.more == 0:
             size = (self.end + 7) & ~7
             for at, piece in pieces(self.end, size - self.end):
                 lower.store(self.base, at, piece, 0)
             return size
         if isinstance(self.base, Value):
-            lower.store(lower.emit("add", [self.base, self.end]), 0, 8, 0)
-        return lower.emit("and", [lower.emit("add", [self.end, 7]), 0x1FFF8])
+            here = self._here()
+            lower.store(here.base, here.offset, 8, 0)
+        return lower.emit("and", [lower.emit("add", [self.more, self.end + 7]), 0x1FFF8])
 
     def _here(self) -> At:
         """Where the next tail value goes."""
-        if isinstance(self.end, int):
+        if self.more == 0:
             return At(self.base, self.end)
         assert isinstance(self.base, Value)
-        return At(self.lower.emit("add", [self.base, self.end]), 0)
+        return At(self.lower.emit("add", [self.base, self.more]), self.end)
 
     def _clear(self, size: int) -> None:
         """On the stack: zero the next bytes up to the end of a word, before a helper writes there."""
         if isinstance(self.base, Slot):
-            assert isinstance(self.end, int)
             size = ((self.end + size + 7) & ~7) - self.end
             for at, piece in pieces(self.end, size):
                 self.lower.store(self.base, at, piece, 0)
@@ -153,7 +160,6 @@ class Record:
             for number, word in enumerate(words):
                 lower.store(here.base, here.offset + 8 * number, 8, word)
             return
-        assert isinstance(self.end, int)
         before = -self.end % 8  # bytes that still fit the word the tail begins in
         for at, piece in pieces(self.end, before):
             lower.store(self.base, at, piece, lower.binary("rsh", words[0], 8 * (at - self.end)))
@@ -175,22 +181,14 @@ class Record:
         """
         lower = self.lower
         most = min(limit + 2, value.fixed) if value.fixed else limit + 2
-        size: Operand = most
         base, offset = lower.place(value.place)
-        source = lower.binary("add", base, offset)
-        if isinstance(value.place.base, checked.DataLocAddress) and not (offset or value.place.indexes):
-            word = lower.context_int(value.place.base.offset, 4)
-            size = lower.emit("umin", [lower.emit("rsh", [word, 16]), most])
-        self._clear(most)
-        here = self._here()
-        result = lower.call(f"probe_read_{value.place.space}_str", here, size, source)
-        lower.fault(result)
+        result, here = self._read(value, most, base, offset)
         length: Operand = lower.emit("add", [result, -1])
         length = lower.emit("within", [length, length, most])
         if 0 < value.fixed <= limit + 1:
             length = self._last_character(value, length, base, offset, here)
         kept = lower.emit("umin", [length, limit])
-        own = isinstance(value.place.base, (checked.DataLocAddress, checked.Context, *CHANGING))
+        own = _own(value)
         unread: Operand = 0 if own else lower.emit("rsh", [result, 63], None, 1)
         if 0 < value.fixed <= limit:
             return kept, unread
@@ -198,6 +196,31 @@ class Record:
             lower.store(here.base, here.offset + limit, 1, 0)
         cut = lower.emit("sub", [length, kept])
         return kept, cut if own else lower.emit("or", [cut, unread])
+
+    def _read(self, value: checked.ReadText, most: int, base: Operand, offset: int) -> tuple[Value, At]:
+        """Call the helper for a text of so many bytes with its NUL: its result, and where it has written."""
+        lower = self.lower
+        told: Operand = most
+        source = lower.binary("add", base, offset)
+        if isinstance(value.place.base, checked.DataLocAddress) and not (offset or value.place.indexes):
+            word = lower.context_int(value.place.base.offset, 4)
+            told = lower.emit("umin", [lower.emit("rsh", [word, 16]), most])
+        self._clear(most)
+        here = self._here()
+        result = lower.call(f"probe_read_{value.place.space}_str", here, told, source)
+        lower.fault(result)
+        return result, here
+
+    def _told(self, value: checked.ReadText, limit: int, place: At) -> Value:
+        """The same as `_string`; the length, with the cut bit, is stored at a place."""
+        lower = self.lower
+        result, here = self._read(value, limit + 2, *lower.place(value.place))
+        length = lower.emit(
+            "told", [result, place], (limit, 0 if _own(value) else TAIL_CUT), limit.bit_length()
+        )
+        if isinstance(self.base, Slot):
+            lower.store(here.base, here.offset + limit, 1, 0)
+        return length
 
     def _last_character(
         self, value: checked.ReadText, length: Operand, base: Operand, offset: int, here: At
@@ -230,3 +253,8 @@ class Record:
         length = lower.emit("within", [size, result, 1])
         more = lower.emit("cmp", [wanted, limit], "gt", 1)
         return length, lower.emit("or", [more, lower.emit("rsh", [result, 63], None, 1)])
+
+
+def _own(value: checked.ReadText) -> bool:
+    """Whether a text is in memory that can surely be read."""
+    return isinstance(value.place.base, (checked.DataLocAddress, checked.Context, *CHANGING))
