@@ -6,20 +6,44 @@ to do about it (cure), in one line, and carries these as data. Rooms derive thei
 and nothing else.
 """
 
+from kwire.hints import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class KwireError(Exception):
     """Something a user can understand and act on.
 
     `operation`: a verb phrase ("load program"); `subject`: the object it was done to; `cause`: why it
-    failed; `cure`: what to do, may be empty when there is nothing to do.
+    failed; `cure`: what to do, may be empty when there is nothing to do. What is found by a search, such as
+    the nearest names, is given as a function, which is called when somebody asks.
     """
 
-    def __init__(self, operation: str, subject: str, cause: str, cure: str = "") -> None:
-        super().__init__(operation, subject, cause, cure)
+    def __init__(
+        self, operation: str, subject: str, cause: str, cure: "str | Callable[[], str]" = ""
+    ) -> None:
+        super().__init__(operation, subject, cause, "" if callable(cure) else cure)
         self.operation = operation
         self.subject = subject
         self.cause = cause
-        self.cure = cure
+        self._cure = cure
+
+    @property
+    def cure(self) -> str:
+        """What to do."""
+        if callable(self._cure):
+            self._cure = self._cure()
+        return self._cure
+
+    @cure.setter
+    def cure(self, text: str) -> None:
+        self._cure = text
+
+    def __reduce__(self) -> Any:
+        """What another process is told: no function."""
+        assert isinstance(self.cure, str)
+        return super().__reduce__()
 
     def __str__(self) -> str:
         head = " ".join(part for part in (self.operation, self.subject) if part)

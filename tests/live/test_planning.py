@@ -111,3 +111,39 @@ def test_all_that_is_wrong_in_the_probes_of_a_file_is_told_at_once() -> None:
         make_plan(python.parse_file(text.replace("x=1.5, ", "") + "\n    y = [2]", "probes.py"))
     told = [(one.span.line, one.message) for one in caught.value.diagnostics]
     assert told == [(3, "unknown name nothing"), (6, "unknown name unknown"), (7, "lists are not supported")]
+
+
+def test_a_program_that_asks_for_nothing_of_its_place_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kwire.kernel import features
+    from kwire.lang.bpftrace.reader import read
+    from kwire.lang.kerneltypes import KernelTypes
+    from kwire.live.scripts import plan_script
+
+    asked = []
+    found = KernelTypes.function
+    monkeypatch.setattr(KernelTypes, "function", lambda self, *of: asked.append(of) or found(self, *of))
+    monkeypatch.setattr(features, "mechanism", lambda kind, count=1: "kprobe.multi")
+    monkeypatch.setattr(features, "probe", lambda name: features.Answer("yes", ""))
+    plan = plan_script(read("x", "kprobe:vfs_* { @[func, arg1] = count(); }")).plan
+    [group] = plan.groups
+    assert len(group.points) > 50
+    assert len(asked) <= 4  # at two of them, to learn the types of the map
+    assert {schema.target for schema in plan.schemas} >= {"vfs_read", "vfs_write"}
+    named = plan_script(read("x", "kprobe:vfs_writ* { @[probe] = count(); }")).plan
+    assert len(named.groups) == len(named.schemas) > 1  # each says where it is
+
+
+def test_suggestions_are_looked_for_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kwire.btf import errors
+    from kwire.btf.errors import BtfLookupError
+    from kwire.btf.store import load_kernel
+
+    asked = []
+    nearest = errors.nearest
+    monkeypatch.setattr(errors, "nearest", lambda *of: asked.append(of) or nearest(*of))
+    with pytest.raises(BtfLookupError) as caught:
+        load_kernel().func("tcp_connectt")
+    assert not asked
+    assert "tcp_connect" in caught.value.cure
+    assert str(caught.value).endswith(caught.value.cure)
+    assert len(asked) == 1

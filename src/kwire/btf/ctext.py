@@ -89,7 +89,7 @@ def _tagged(btf: Btf, tag: str, name: str) -> int:
     id = _tag_id(btf, tag, name)
     if not id:
         raise BtfLookupError(
-            btf.subject, f"{tag} {name}", f"there is no {tag} {name}", _nearest(btf, tag, name)
+            btf.subject, f"{tag} {name}", f"there is no {tag} {name}", lambda: _nearest(btf, tag, name)
         )
     return id
 

@@ -3,7 +3,7 @@
 Invariant: whatever bytes are read as BTF, no other exception leaves the room `btf`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from kwire.errors import KwireError
 
@@ -11,7 +11,9 @@ from kwire.errors import KwireError
 class BtfError(KwireError):
     """BTF that cannot be read: `offset` is the byte of the blob where it goes wrong (None: no one place)."""
 
-    def __init__(self, subject: str, cause: str, offset: int | None = None, cure: str = "") -> None:
+    def __init__(
+        self, subject: str, cause: str, offset: int | None = None, cure: str | Callable[[], str] = ""
+    ) -> None:
         where = "" if offset is None else f" at byte {offset}"
         super().__init__("read BTF of", subject, f"{cause}{where}", cure)
         self.offset = offset
@@ -20,7 +22,7 @@ class BtfError(KwireError):
 class BtfLookupError(BtfError):
     """Sound BTF without the type, function or member asked for; `name` is what was asked."""
 
-    def __init__(self, subject: str, name: str, cause: str, cure: str = "") -> None:
+    def __init__(self, subject: str, name: str, cause: str, cure: str | Callable[[], str] = "") -> None:
         super().__init__(subject, cause, None, cure)
         self.operation = "look up in BTF of"
         self.name = name

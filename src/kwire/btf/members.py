@@ -79,8 +79,11 @@ def _missing(btf: Btf, id: int, name: str) -> BtfLookupError:
     if not isinstance(found, t.Struct):
         kind = "a pointer" if isinstance(found, t.Ptr) else f"{_title(found)}"
         return BtfLookupError(btf.subject, name, f"{kind} has no members, so no {name}")
-    cure = did_you_mean(nearest(name, (member.name for member, _ in every_member(btf, id))))
-    return BtfLookupError(btf.subject, name, f"{_title(found)} has no member {name}", cure)
+
+    def near() -> str:
+        return did_you_mean(nearest(name, (member.name for member, _ in every_member(btf, id))))
+
+    return BtfLookupError(btf.subject, name, f"{_title(found)} has no member {name}", near)
 
 
 def _title(found: t.BtfType) -> str:

@@ -115,8 +115,11 @@ class Kernel:
         btf = self.module(module or "")
         place = f" in module {module}" if module else ""
         copy = "." in name  # made by the compiler, as f.isra.0: no name is near, and wildcards meet many
-        cure = "" if copy else did_you_mean(nearest(name, btf.names(Kind.FUNC)))
-        raise BtfLookupError(btf.subject, name, f"there is no function {name}{place}", cure)
+
+        def near() -> str:
+            return "" if copy else did_you_mean(nearest(name, btf.names(Kind.FUNC)))
+
+        raise BtfLookupError(btf.subject, name, f"there is no function {name}{place}", near)
 
     def functions(self, module: str = "") -> dict[str, int]:
         """name → id of all functions of the kernel proper or of one module."""

@@ -4,7 +4,7 @@ A `Site` is one concrete place (no wildcards). The checker resolves names agains
 access into instructions. How a site is found out (BTF, tracefs) is the business of `sites`.
 """
 
-from kwire.hints import TypeAlias
+from kwire.hints import Any, TypeAlias
 from kwire.kinds import file_and_name
 from kwire.lang.forms import Form
 from kwire.lang.types import U32, U64, Type
@@ -110,3 +110,22 @@ class Site(Form):
     def function(self) -> str:
         """The name of the function that it is at or in, of a program's file; of a static probe its name."""
         return file_and_name(self.target)[2].partition("+")[0]
+
+
+class SiteNeededError(Exception):
+    """A program asks for something that each place has of its own."""
+
+
+class AnySite(Site):
+    """A place of which only its kind is known; who asks for anything else gets a `SiteNeededError`. A program
+    that can be made here is the same at all places of the kind.
+    """
+
+    def __getattribute__(self, name: str) -> Any:
+        """An attribute, or the error."""
+        if name in _OF_ONE_PLACE:
+            raise SiteNeededError(name)
+        return super().__getattribute__(name)
+
+
+_OF_ONE_PLACE = frozenset({"target", "params", "retval", "module", "typed", "slots", "function"})

@@ -220,7 +220,7 @@ class ExpressionChecker:
                 has = f"{self.site.target} has {plural(len(self.site.params), 'argument')}"
                 raise TextError(span, has, "they are arg0, arg1, …")
             return self.param(param, span)
-        if self.site.typed and kind != "kprobe" and number >= self.site.slots:
+        if kind != "kprobe" and self.site.typed and number >= self.site.slots:
             raise TextError(span, f"the arguments of {self.site.target} are arg0 to arg{self.site.slots - 1}")
         return self.param(self.site.argument(number), span)
 

@@ -43,7 +43,7 @@ from kwire.kinds import FUNCTIONS, KINDS, USER, in_file
 from kwire.lang import attach_points, record, spec, tree
 from kwire.lang.check import check, filtered
 from kwire.lang.checked import Emit, Exit, Map, Program
-from kwire.lang.context import Site
+from kwire.lang.context import AnySite, Site, SiteNeededError
 from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere, together
 from kwire.lang.forms import Node, rewrite, walk
 from kwire.lang.inferred import Inferred
@@ -148,6 +148,7 @@ class Planner:
         self._unread: dict[str, str] = {}  # files among others that cannot be read: why
         self._repeated: dict[str, None] = {}  # in order
         self._copies: list[tuple[str, int]] = []
+        self._listed: dict[str, list[Target]] = {}  # what attach points name
         self._places: dict[str, dict[str, list[int]]] = {}  # by name and module
         self._at: dict[tuple[str, str], list[int]] = {}  # what is wanted at a place
         self._events: Tracefs | None = None  # open as long as it is used, for all probes once
@@ -290,14 +291,14 @@ class Planner:
             },
             self._maps(wanted),
             tuple(programs(task)) if self._scope.follow else (),
-            stacks=tuple(dict.fromkeys(table for one in wanted for table in one.program.stacks())),
+            stacks=tuple(dict.fromkeys(table for one in _different(wanted) for table in one.stacks())),
         )
 
     def _maps(self, wanted: list[_Wanted]) -> tuple[UnitMap, ...]:
         """The maps that programs share."""
         found: dict[str, Map] = {}
-        for one in wanted if self._titles else ():
-            found |= one.program.maps()
+        for program in _different(wanted) if self._titles else ():
+            found |= program.maps()
         return tuple(UnitMap(map, self._titles[name]) for name, map in found.items())
 
     def _notes(self) -> Iterator[str]:
@@ -333,12 +334,17 @@ class Planner:
                     self._unfiltered.append((text, 1, error))
             return
         self._locate(targets)
+        anywhere = self._anywhere(point, program)
         first: KwireError | None = None
         without: list[tuple[Target, Program, UnknownNameError]] = []
         added = len(self._wanted)
         for target in targets:
             try:
-                made = self._program(program, target, point.offset, listed=True)
+                if anywhere is None:
+                    made = self._program(program, target, point.offset, listed=True)
+                else:
+                    site = Site(target.kind, target.target, (), None, target.group, False)
+                    made = anywhere.replace(site=site)
                 try:
                     self._want(
                         str(target),
@@ -398,8 +404,29 @@ class Planner:
             module = self._programs[id(btf)] = self._kernel.add(btf)
         return attach_points.of_program(site, self._types.function(target.name, module), entry)
 
+    def _anywhere(self, point: AttachPoint, program: Callable[[Site], Program]) -> Program | None:
+        """The program at all functions that a wildcard stands for, where it asks for nothing of any of them:
+        neither what they are called nor what they are given. None where it does, and where that is not known.
+        """
+        from kwire.kernel import features
+
+        kind = KINDS[point.kind]
+        if kind.place != "function" or kind.context != "registers" or point.offset or self._filter:
+            return None
+        if kind.instead and features.mechanism(point.kind) == "fentry":
+            return None
+        try:
+            return program(AnySite(point.kind, "", ()))
+        except (SiteNeededError, KwireError):
+            return None
+
     def _targets(self, point: AttachPoint) -> "list[Target]":
         """What an attach point names; a name without wildcards may still be several functions'."""
+        if str(point) not in self._listed:
+            self._listed[str(point)] = self._expanded(point)
+        return self._listed[str(point)]
+
+    def _expanded(self, point: AttachPoint) -> "list[Target]":
         from kwire.kernel import catalog
         from kwire.kernel.targets import Target
 
@@ -671,8 +698,13 @@ def _grouped(wanted: list[_Wanted]) -> list[list[int]]:
         return [[0]]
     groups: dict[Hashable, list[int]] = {}
     times: dict[Hashable, int] = {}
+    keys: dict[Hashable, Hashable] = {}  # of programs that only differ in where they attach
     for index, one in enumerate(wanted):
-        key = layout_key(one.program)
+        program, site = one.program, one.program.site
+        same: Hashable = index
+        if KINDS[site.kind].shared and "+" not in site.target:
+            same = site.kind, *map(id, (program.shapes, program.guard, program.filter, program.body))
+        key = keys[same] = keys.get(same) or layout_key(program)
         place = key, one.program.site.target
         times[place] = times.get(place, 0) + 1
         groups.setdefault((key, times[place]), []).append(index)
@@ -681,6 +713,11 @@ def _grouped(wanted: list[_Wanted]) -> list[list[int]]:
     if features.probe("cookie").answer == "yes":
         return list(groups.values())
     return [[index] for index in range(len(wanted))]
+
+
+def _different(wanted: list[_Wanted]) -> Iterable[Program]:
+    """The programs; of those that are the same at many places one."""
+    return {(id(one.program.body), id(one.program.filter)): one.program for one in wanted}.values()
 
 
 def _alike(one: Program, other: Program) -> bool:
