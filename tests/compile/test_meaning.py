@@ -110,7 +110,13 @@ def events(
     body: str, *arguments: int, memory: dict[int, bytes] | None = None, functions: str = ""
 ) -> tuple[list[dict[str, Any]], int]:
     """What a body emits, the same in the interpreter and in the kernel; and how many reads failed."""
-    made = compiled(body, functions=functions)
+    return ran(compiled(body, functions=functions), *arguments, memory=memory)
+
+
+def ran(
+    made: Compiled, *arguments: int, memory: dict[int, bytes] | None = None
+) -> tuple[list[dict[str, Any]], int]:
+    """What a program emits, the same in the interpreter and in the kernel; and how many reads failed."""
     context = vm.arguments([*arguments, *[0] * (4 - len(arguments))])
     machine = vm.Machine(made.image, memory=vm.Memory(memory or {}))
     emitted = [decode(made.schemas[0], one) for one in machine.run(context).emitted]
@@ -336,14 +342,11 @@ def test_an_array_of_the_context_is_indexed(index: str) -> None:
         "x = 0\nfor i in range(4000):\n    if i > n:\n        break\n    x = i\nemit(x)",
     ],
 )
-@pytest.mark.parametrize("n", [3, 700])
 @pytest.mark.parametrize("most", [-1, 1 << 30], ids=["called", "walked"])
-def test_a_loop_means_what_python_means(
-    monkeypatch: pytest.MonkeyPatch, body: str, n: int, most: int
-) -> None:
+def test_a_loop_means_what_python_means(monkeypatch: pytest.MonkeyPatch, body: str, most: int) -> None:
     monkeypatch.setattr(loops, "WEIGHT_MOST", most)
     monkeypatch.setattr(loops, "CHOICES_MOST", most)
-    _like_python(body, n)
+    _like_python(body, 3, 700)
 
 
 @pytest.mark.parametrize(
@@ -365,9 +368,8 @@ def test_a_loop_means_what_python_means(
         "x = 0\nfor i in range(n & 15, 0, -7):\n    x = x * 100 + i\nemit(x)",
     ],
 )
-@pytest.mark.parametrize("n", [3, 700])
-def test_long_loops_and_those_with_many_ways(body: str, n: int) -> None:
-    _like_python(body, n)
+def test_long_loops_and_those_with_many_ways(body: str) -> None:
+    _like_python(body, 3, 700)
 
 
 def test_loops_in_loops_in_loops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -438,14 +440,18 @@ def test_a_loop_that_no_kernel_of_this_age_can_run_is_told_at_the_loop() -> None
     assert "5: this loop may run more than 4096 times, which this kernel cannot" in str(caught.value)
 
 
-def _like_python(body: str, n: int, functions: str = "") -> None:
-    emitted: list[int] = []
-    names = {"n": n, "emit": lambda x: emitted.append(x)}
+def _like_python(body: str, *arguments: int, functions: str = "") -> None:
+    """The body, compiled once, emits for each argument `n` what Python says."""
     lines = "".join(f"    {line}\n" for line in body.replace("emit(x)", "emit(x=x)").split("\n"))
+    names: dict[str, Any] = {}
     exec(f"{functions}\ndef probe(n, emit):\n{lines}", names)
-    names["probe"](n, names["emit"])  # type: ignore[operator]
-    found, _ = events(body, 0, n, functions=functions)
-    assert [one["x"] & MASK for one in found] == [one & MASK for one in emitted]
+    made = compiled(body, functions=functions)
+    for n in arguments:
+        emitted: list[int] = []
+        names["emit"] = lambda x, emitted=emitted: emitted.append(x)  # functions emit too
+        names["probe"](n, names["emit"])
+        found, _ = ran(made, 0, n)
+        assert [one["x"] & MASK for one in found] == [one & MASK for one in emitted]
 
 
 FUNCTIONS = """
@@ -514,14 +520,11 @@ def tell_more(n):
         "emit(x=k)",
     ],
 )
-@pytest.mark.parametrize("n", [3, 700])
 @pytest.mark.parametrize("most", [-1, 1 << 30], ids=["called", "walked"])
-def test_a_function_means_what_python_means(
-    monkeypatch: pytest.MonkeyPatch, body: str, n: int, most: int
-) -> None:
+def test_a_function_means_what_python_means(monkeypatch: pytest.MonkeyPatch, body: str, most: int) -> None:
     monkeypatch.setattr(loops, "WEIGHT_MOST", most)
     monkeypatch.setattr(loops, "CHOICES_MOST", most if most < 0 else 8)
-    _like_python(body, n, FUNCTIONS)
+    _like_python(body, 3, 700, functions=FUNCTIONS)
 
 
 def test_functions_take_and_give_what_locals_hold() -> None:
