@@ -465,9 +465,12 @@ def test_an_agent_that_dies_is_an_error_and_the_file_is_kept(start: Start, tmp_p
             assert there.poll() is None
             time.sleep(0.01)
         agent.process.kill()
-        time.sleep(1)
+        assert there.stderr is not None
+        first = there.stderr.readline()  # at once, not when it is given up
         there.send_signal(signal.SIGINT)
         _, said = there.communicate(timeout=60)
+    assert first.startswith(f"kwire: {agent.host}: the connection broke: ")
+    assert first.endswith("(trying again for 120 s)\n")
     assert there.returncode == 1
     assert "Traceback" not in said
     assert "kwire: trace on unix:" in said

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from kwire.cli.configuration import options, parse
+from kwire.cli.main import parser_of
+from kwire.cli.services import AGENT, COLLECT, SHIPPED
 from kwire.kernel.privileges import NUMBERS
 
-UNITS = sorted((Path(__file__).resolve().parents[2] / "systemd").glob("*.service"))
+UNITS = sorted(SHIPPED.glob("*.service"))
 NAMES = [unit.name for unit in UNITS]
 
 
@@ -41,31 +44,60 @@ def test_systemd_understands_it(unit: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-@pytest.mark.parametrize(
-    ("unit", "arguments"),
-    [
-        ("kwire-collect.service", None),
-        (
-            "kwire-agent.service",
-            "--to tls:collector.example --spool /var/lib/kwire-agent tracepoint:sched:sched_process_exec",
-        ),
-        ("kwire-agent.service", "--listen tls: --policy /etc/kwire/policy.toml"),
-    ],
-)
-def test_its_command_is_one_of_ours(unit: str, arguments: str | None) -> None:
-    """As the unit has it, or with what its comments propose."""
-    text = next(path for path in UNITS if path.name == unit)
-    found = settings(text)
-    if arguments is None:
-        (assigned,) = [value for value in found["Environment"] if "KWIRE_COLLECT" in value]
-        arguments = assigned.strip('"').partition("=")[2]
-    else:
-        assert arguments in text.read_text()
+@pytest.mark.parametrize("name", ["kwire-agent.service", "kwire-collect.service"])
+def test_its_command_is_one_of_ours(name: str, tmp_path: Path) -> None:
+    """With the configuration file that is shipped beside it."""
+    found = settings(next(path for path in UNITS if path.name == name))
     verb, *words = found["ExecStart"][0].removeprefix("kwire ").split()
-    assert words[-1].startswith("$KWIRE_")
-    parser = argparse.ArgumentParser()
-    importlib.import_module(f"kwire.cli.{verb}").configure(parser)
-    parser.parse_args([*words[:-1], *arguments.split()])
+    module = importlib.import_module(f"kwire.cli.{verb}")
+    place = words[words.index("--config") + 1]
+    assert place == f"/etc/kwire/{module.CONFIGURATION}"
+    assert found["ConditionPathExists"] == [place]
+    words[words.index(place)] = str(SHIPPED / module.CONFIGURATION)
+    args = parse(parser_of(verb, module), words, module.CONFIGURATION)
+    assert args.to == "tls:collector.example" if verb == "agent" else args.listen == ["tls:"]
+
+
+def test_what_is_commented_out_in_the_examples_would_do() -> None:
+    for verb in ("agent", "collect"):
+        module = importlib.import_module(f"kwire.cli.{verb}")
+        known = options(parser_of(verb, module))
+        lines = (SHIPPED / module.CONFIGURATION).read_text().splitlines()
+        keys = {line.lstrip("# ").split(" = ")[0] for line in lines if " = " in line}
+        assert keys <= known.keys()
+
+
+def installed(verb: str, root: Path) -> str:
+    command = [sys.executable, "-m", "kwire.cli.main", verb, "--install", str(root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("verb", ["agent", "collect"])
+def test_it_is_installed(verb: str, tmp_path: Path) -> None:
+    service = {"agent": AGENT, "collect": COLLECT}[verb]
+    told = installed(verb, tmp_path)
+    unit = tmp_path / "etc" / "systemd" / "system" / service.unit
+    command = settings(unit)["ExecStart"][0].split()[0]
+    assert os.access(command, os.X_OK)
+    assert f"{unit}: runs {command} {verb}" in told
+    configuration = tmp_path / "etc" / "kwire" / service.configuration
+    assert configuration.read_text() == (SHIPPED / service.configuration).read_text()
+    configuration.write_text("# mine\n")
+    assert "left as it is" in installed(verb, tmp_path)
+    assert configuration.read_text() == "# mine\n"
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_where_it_may_not_be_written_one_line_says_so(tmp_path: Path) -> None:
+    (tmp_path / "etc").write_text("no folder")
+    command = [sys.executable, "-m", "kwire.cli.main", "agent", "--install", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "be root, or name a ROOT" in done.stderr
 
 
 def test_the_collector_needs_nothing() -> None:

@@ -40,13 +40,15 @@ def free_ports(count: int) -> list[int]:
 class Server:
     """One nats-server; `config` goes into its configuration."""
 
-    def __init__(self, folder: Path, port: int, config: str = "", name: str = "n1") -> None:
+    def __init__(
+        self, folder: Path, port: int, config: str = "", name: str = "n1", jetstream: bool = True
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.port, self.name = folder, port, name
         self._config = folder / "server.conf"
+        store = f'jetstream {{ store_dir: "{folder}/store", max_mem: 64M, max_file: 16G }}'
         self._config.write_text(
-            f'listen: "127.0.0.1:{port}"\nserver_name: {name}\n'
-            f'jetstream {{ store_dir: "{folder}/store", max_mem: 64M, max_file: 16G }}\n{config}\n'
+            f'listen: "127.0.0.1:{port}"\nserver_name: {name}\n{store if jetstream else ""}\n{config}\n'
         )
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -175,3 +175,108 @@ def test_a_message_that_is_none_of_ours_is_told_and_left(server: Server, tmp_pat
     job.send_signal(signal.SIGINT)
     told = json.loads(job.communicate()[0])
     assert (told["events"], told["errors"]) == (produced, 1)
+
+
+# --- what others made at the broker
+
+
+def _made_otherwise(url: str, **settings: Any) -> None:
+    """The stream removed, and made anew with other settings."""
+
+    async def change(nc: Any, js: Any) -> None:
+        from nats.js.api import StreamConfig
+
+        await js.delete_stream("KWIRE")
+        await js.add_stream(StreamConfig(name="KWIRE", subjects=["kwire.*.*"], **settings))
+
+    ask(url, change)
+
+
+def _kwire(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "kwire", *words], capture_output=True, text=True)
+
+
+def test_a_stream_that_does_not_keep_what_it_acknowledges_is_not_used(server: Server, tmp_path: Path) -> None:
+    """Nothing is published to it: what it acknowledges would be gone, and nobody would count it."""
+    for settings, why in (
+        ({"retention": "interest"}, "its stream KWIRE has the retention interest"),
+        ({"no_ack": True}, "its stream KWIRE acknowledges nothing"),
+    ):
+        _made_otherwise(server.url, **settings)
+        fleet = Fleet(tmp_path, server.url)
+        job = fleet.collect()
+        fleet.until(why)
+        job.send_signal(signal.SIGINT)
+        told = json.loads(job.communicate()[0])
+        assert (job.returncode, told["unreached"]) == (1, [server.url])
+        assert "0 acknowledged" in _agent_that_waits(server.url, why, tmp_path)
+        assert messages(server.url) == []
+    assert _kwire("fleet", "init", server.url).returncode == 0  # no_ack can be changed
+    assert agent(server.url, tmp_path, "0.1") > 0
+    for settings, why in (
+        ({"retention": "workqueue"}, "retention workqueue"),
+        ({"storage": "memory"}, "memory"),
+    ):
+        _made_otherwise(server.url, **settings)
+        done = _kwire("fleet", "init", server.url)
+        assert done.returncode == 1
+        assert why in done.stderr
+        assert "remove that stream" in done.stderr
+
+
+def _agent_that_waits(url: str, why: str, folder: Path) -> str:
+    """An agent that has ended its recording, and has to leave when it has said why it waits; what it says."""
+    program = (
+        "import sys, fault_source\n"
+        "sys.exit(fault_source.agent(sys.argv[1:], 1, 1000, 1, fault_source.Counter(1)))\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parents[1] / "faults"), *sys.path])
+    said = folder / "agent"
+    command = [sys.executable, "-c", program, "--to", url, "--name", "w", "fault:probe", "-d", "0.1"]
+    with subprocess.Popen(
+        [*command, "--grace", "0.1"], stderr=said.open("w"), env={**os.environ, "PYTHONPATH": path}
+    ) as job:
+        wait_for(lambda: why in said.read_text(), said.read_text)
+        job.send_signal(signal.SIGINT)
+        job.wait()
+    return said.read_text()
+
+
+def test_a_group_that_is_a_consumer_of_others_is_refused(server: Server, tmp_path: Path) -> None:
+    async def consumer(nc: Any, js: Any) -> None:
+        from nats.js.api import AckPolicy, ConsumerConfig
+
+        config = ConsumerConfig(durable_name="theirs", ack_policy=AckPolicy.NONE, filter_subject="kwire.x.*")
+        await js.add_consumer("KWIRE", config)
+
+    ask(server.url, consumer)
+    fleet = Fleet(tmp_path, server.url)
+    job = fleet.collect("--group", "theirs")
+    fleet.until("it is a consumer of others, with ack_policy none; name another --group")
+    job.send_signal(signal.SIGINT)
+    job.communicate()
+    assert job.returncode == 1
+
+
+def test_claims_that_are_damaged_are_told_with_their_place(server: Server, tmp_path: Path) -> None:
+    agent(server.url, tmp_path, "0.1")
+    session = messages(server.url)[0].subject.rpartition(".")[2]
+
+    async def damage(nc: Any, js: Any) -> None:
+        await (await js.key_value("kwire")).put(f"claims.collectors.{session}", b"x")
+
+    ask(server.url, damage)
+    fleet = Fleet(tmp_path, server.url)
+    job = fleet.collect()
+    fleet.until(f"collect session {session}: claims.collectors.{session} of the bucket: they are damaged")
+    job.send_signal(signal.SIGINT)
+    job.communicate()
+
+
+def test_a_server_without_jetstream_is_told_in_a_line(tmp_path: Path) -> None:
+    needed()
+    with Server(tmp_path / "broker", free_ports(1)[0], jetstream=False) as server:
+        for what in ("init", "status"):
+            done = _kwire("fleet", what, server.url)
+            assert done.stderr == f"kwire: look at {server.url}: JetStream does not answer there\n"
+            assert done.returncode == 1

@@ -332,6 +332,9 @@ class BrokerUplink:
             self._since = self.loop.now()
         elif self._refused or self.loop.now() >= self._since + OVERDUE:
             self._since = self.loop.now()
+            if not self._refused:
+                late = f"it has acknowledged nothing for {OVERDUE:g} seconds"
+                self._broker.tell(f"{self._line.address}: {late}; what comes waits here")
             self._rewind()
         if self._up:
             self._watch()

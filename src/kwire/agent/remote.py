@@ -86,6 +86,8 @@ class RemoteSession(Handler):
         """Exit status of the command, once it has one."""
         self.why = ""
         """Why the trace ended, as the agent says."""
+        self.broken = ""
+        """Why the connection of the session broke, until there is another one."""
         self._link = link
         self._body = body
         self._number: int | None = None
@@ -114,6 +116,16 @@ class RemoteSession(Handler):
         self._peer = self._connector.peer
 
     # ------------------------------------------------------------------ for its owner
+
+    @property
+    def address(self) -> Address:
+        """Where the agent is."""
+        return self._link.address
+
+    @property
+    def patience(self) -> float:
+        """Seconds without a connection after which the session is lost."""
+        return self._peer.session.settings.expiry
 
     @property
     def tracing(self) -> bool:
@@ -229,6 +241,10 @@ class RemoteSession(Handler):
 
     def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
         """Give up where the first connection is refused: trying again would not help."""
+        if new is State.SUSPENDED and old is State.ESTABLISHED:
+            self.broken = why or "it broke"
+        elif new is State.ESTABLISHED:
+            self.broken = ""
         if new is State.SUSPENDED and old is State.HELLO_SENT and self._number is None:
             self._fail(why or "it does not answer", "")
 

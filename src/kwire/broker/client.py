@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kwire.broker.address import SCHEME, BrokerAddress, Login
-from kwire.broker.names import BUCKET
+from kwire.broker.names import BUCKET, STREAM
 from kwire.errors import KwireError
 from kwire.transport.address import Address
 from kwire.transport.loop import READ, Loop
@@ -154,6 +154,11 @@ class Broker:
     def use(self, serve: Serve) -> None:
         """Add a user; before `start`."""
         self._users.append(serve)
+
+    def renew(self, login: Login) -> None:
+        """Be this one from the next connection on. BrokerError where the client cannot use it."""
+        load(login)
+        self._login = login
 
     def start(self) -> None:
         """Begin to connect."""
@@ -322,7 +327,9 @@ class Broker:
         while not nc.is_closed:
             try:
                 js = nc.jetstream(timeout=TIMEOUT)
-                await serve(Connection(nc, js, await bucket_of(js, self.address)))
+                bucket = await bucket_of(js, self.address)
+                await _fit(js, self.address)
+                await serve(Connection(nc, js, bucket))
                 return
             except KwireError as error:
                 self.trouble(error)
@@ -403,6 +410,33 @@ async def bucket_of(js: "JetStreamContext", address: BrokerAddress) -> "KeyValue
         return await js.key_value(BUCKET)
     except (BucketNotFoundError, NotFoundError):
         raise absent(f"bucket {BUCKET}", address) from None
+
+
+async def _fit(js: "JetStreamContext", address: BrokerAddress) -> None:
+    """BrokerError where the stream is such that what is published to it is not kept for all groups. Of one
+    that is not there, or that we may not look at, the answer to a publication tells.
+    """
+    try:
+        config = (await js.stream_info(STREAM)).config
+    except Exception:
+        return
+    if problem := unfit(config, address):
+        raise problem
+
+
+def unfit(config: Any, address: BrokerAddress) -> BrokerError | None:
+    """What is wrong with the settings of the stream, which others than `kwire fleet init` have made."""
+    retention = str(getattr(config.retention, "value", config.retention) or "limits")
+    if retention != "limits":
+        cause = (
+            f"its stream {STREAM} has the retention {retention}: what no group waits for, or one has, is gone"
+        )
+        cure = f"remove that stream, with all that is in it, and kwire fleet init {address} makes it anew"
+        return BrokerError("use", str(address), cause, cure)
+    if config.no_ack:
+        cause = f"its stream {STREAM} acknowledges nothing (no_ack)"
+        return BrokerError("use", str(address), cause, f"kwire fleet init {address} changes that")
+    return None
 
 
 def absent(what: str, address: BrokerAddress) -> BrokerError:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.broker.address import BrokerAddress
-from kwire.broker.client import BrokerError, plain
+from kwire.broker.client import BrokerError, plain, unfit
 from kwire.broker.names import BUCKET, STREAM, SUBJECTS
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ async def init(
     from nats.js.api import DiscardPolicy, KeyValueConfig, RetentionPolicy, StorageType, StreamConfig
 
     known = await stream(js, address)
+    if known is not None:
+        _changeable(known.config, address)
     limits = (Limits() if known is None else _limits(known.config))._replace(**wanted)
     config = StreamConfig(
         name=STREAM,
@@ -87,6 +89,18 @@ async def init(
         cure = "name a smaller --size" if "storage" in cause else ""
         raise BrokerError("set up", str(address), cause, cure) from None
     return known is not None, limits
+
+
+def _changeable(config: Any, address: BrokerAddress) -> None:
+    """BrokerError where the stream has what cannot be changed, and messages may be gone by it."""
+    stored = str(getattr(config.storage, "value", config.storage) or "file")
+    if stored != "file":
+        cause = f"its stream {STREAM} is kept in {stored}, which the broker cannot change"
+        cure = "remove that stream, with all that is in it, and do this again"
+        raise BrokerError("set up", str(address), cause, cure)
+    config.no_ack = False  # that changes here
+    if problem := unfit(config, address):
+        raise problem
 
 
 def _limits(config: Any) -> Limits:

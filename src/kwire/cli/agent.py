@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from kwire.agent import confinement
 from kwire.broker.address import BrokerAddress, is_broker, parse_broker, servers
-from kwire.cli import metrics, probes, tracing, values
+from kwire.cli import metrics, probes, services, tracing, values
 from kwire.cli.lines import say, tell
 from kwire.cli.network import (
-    add_broker_arguments,
-    add_transport_arguments,
     broker,
+    check_certificates,
+    check_folder,
     session_settings,
     tls_options,
     watch,
@@ -67,6 +67,7 @@ OPTIONS = {
 
 MEMORY, SPOOL_SIZE = 64 << 20, 4 << 30
 COMMAND = True
+CONFIGURATION = "agent.toml"
 LEAST_MEMORY = 1 << 20
 GRACE = 10.0
 
@@ -114,18 +115,57 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="after Ctrl-C wait so long for the collector (default 10s)",
     )
     tracing.add_arguments(parser, rotate=False)
-    metrics.add_arguments(parser)
-    add_transport_arguments(parser)
-    add_broker_arguments(parser)
+    services.add_arguments(parser, CONFIGURATION)
 
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say."""
+    if args.install is not None:
+        return services.run_install(services.AGENT, args.install)
+    if args.check:
+        return _check(args)
     if args.make_certs is not None:
         return _make_certs(args)
     if args.listen is not None:
         return _listen(args)
     return _connect(args)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """`--check`: whether all that is configured would do; nothing is attached, opened or connected to."""
+    from kwire.agent import policy
+
+    session_settings(args, Settings(memory=args.memory))
+    if args.metrics is not None:
+        from kwire.metrics.endpoint import metrics_address
+
+        metrics_address(args.metrics)
+    if args.listen is not None:
+        address: Address | BrokerAddress = _listening(args)
+        policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
+    else:
+        address = _connecting(args)
+        check_folder(args.spool)
+    check_certificates(args, [(address, args.listen is not None)], args.to)
+    planned = ""
+    if args.probes:
+        count = _planned(args)
+        planned = f", {plural(count, 'probe')}"
+    source = args.config or "the command line"
+    sys.stdout.write(f"{source}: in order: {'listening at' if args.listen else 'to'} {address}{planned}\n")
+    return OK
+
+
+def _planned(args: argparse.Namespace) -> int:
+    """Make the plan of the probes, which is not loaded; how many there are. Raises KwireError."""
+    if any(name.endswith(".bt") for name in args.probes):
+        from kwire.cli import script
+
+        with tracing.chosen(args, args.buffer, aside=True, everyone=not args.pids) as (processes, _):
+            return len(script.planned(args.probes[0], args.probes[1:], processes).schemas)
+    from kwire.live.planner import make_plan
+
+    return len(make_plan(probes.read(args.probes), args.filter, origin="--filter").schemas)
 
 
 def _make_certs(args: argparse.Namespace) -> int:
@@ -145,17 +185,7 @@ def _listen(args: argparse.Namespace) -> int:
     from kwire.transport.loop import READ
     from kwire.transport.rate_limited_log import RateLimitedLog
 
-    address = parse(args.listen)
-    check_secure(address, args.insecure)
-    for name, option in OPTIONS.items():
-        if getattr(args, name):
-            raise KwireError("listen", str(address), f"{option} goes with --to", "leave it out")
-    if any(map(probes.is_file, args.probes)):
-        cure = "allow programs in a policy, and let clients send theirs"
-        raise KwireError("listen", str(address), "files of probes go with --to", cure)
-    if not args.probes and not args.policy:
-        cure = "name a PROBE, or a --policy"
-        raise KwireError("listen", str(address), "nobody would be allowed anything", cure)
+    address = _listening(args)
     rules = policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
     launcher = Launcher(rules, address.path)
     try:
@@ -220,11 +250,7 @@ def _listen(args: argparse.Namespace) -> int:
 
 def _connect(args: argparse.Namespace) -> int:
     """`--to`: record, deliver, leave."""
-    address = _address(args)
-    if args.memory < LEAST_MEMORY:
-        raise KwireError("set memory", str(args.memory), "it is too little", "give at least 1M")
-    if not args.probes and not args.spool:
-        raise KwireError("record", "", "no PROBE is named", "name one, as in tracepoint:sched:sched_switch")
+    address = _connecting(args)
     if not args.probes:
         return _deliver(args, address)
     if any(name.endswith(".bt") for name in args.probes):
@@ -234,8 +260,28 @@ def _connect(args: argparse.Namespace) -> int:
         return _record(args, address, recorder, processes)
 
 
-def _address(args: argparse.Namespace) -> "Address | BrokerAddress":
-    """Where to: a collector, or a broker."""
+def _listening(args: argparse.Namespace) -> Address:
+    """Where `--listen` listens. KwireError where the arguments make no sense together."""
+    address = parse(args.listen)
+    check_secure(address, args.insecure)
+    for name, option in OPTIONS.items():
+        if getattr(args, name):
+            raise KwireError("listen", str(address), f"{option} goes with --to", "leave it out")
+    if any(map(probes.is_file, args.probes)):
+        cure = "allow programs in a policy, and let clients send theirs"
+        raise KwireError("listen", str(address), "files of probes go with --to", cure)
+    if not args.probes and not args.policy:
+        cure = "name a PROBE, or a --policy"
+        raise KwireError("listen", str(address), "nobody would be allowed anything", cure)
+    return address
+
+
+def _connecting(args: argparse.Namespace) -> "Address | BrokerAddress":
+    """Where `--to` goes: a collector, or a broker. KwireError where the arguments make no sense together."""
+    if args.memory < LEAST_MEMORY:
+        raise KwireError("set memory", str(args.memory), "it is too little", "give at least 1M")
+    if not args.probes and not args.spool:
+        raise KwireError("record", "", "no PROBE is named", "name one, as in tracepoint:sched:sched_switch")
     if is_broker(args.to):
         return parse_broker(args.to)
     address = parse(args.to)

@@ -6,18 +6,20 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kwire.agent import confinement
 from kwire.broker import names
 from kwire.broker.address import is_broker, servers
-from kwire.cli import metrics, values
+from kwire.cli import metrics, services, values
 from kwire.cli.lines import say, tell
 from kwire.cli.network import (
-    add_broker_arguments,
-    add_transport_arguments,
     broker,
+    broker_login,
+    check_certificates,
+    check_folder,
     session_settings,
     tls_options,
     watch,
@@ -31,7 +33,7 @@ from kwire.collector.folder import Folder
 from kwire.collector.retention import Keep, Retention
 from kwire.collector.store import Options
 from kwire.errors import KwireError
-from kwire.transport.address import Address, parse
+from kwire.transport.address import Address, check_secure, parse
 from kwire.transport.connect import Connector, connect
 from kwire.transport.half_open import Roster
 from kwire.transport.hosts import Hosts
@@ -44,6 +46,7 @@ from kwire.words import human_size, lost, plural
 
 if TYPE_CHECKING:
     from kwire.broker.client import Broker
+    from kwire.collector.intake import Intake
     from kwire.metrics.endpoint import Endpoint
 
 HELP = "collect the events of agents into captures"
@@ -56,7 +59,8 @@ files: a collector that is killed and started again goes on exactly there (DIR/.
 for the process; with --sync it holds for the machine too, power cuts included.
 
 Ctrl-C, -d and -n end the collection, and the traces of agents that --from has connected to. SIGTERM and
-SIGHUP leave all sessions as they are, for the next collector to go on with.
+SIGHUP leave all sessions as they are, for the next collector to go on with; with a configuration file SIGHUP
+reads it again, certificates too.
 
 examples:
   kwire collect --listen tls: -w captures               agents connect: kwire agent --to tls:THIS-HOST PROBE…
@@ -66,6 +70,13 @@ examples:
 """
 
 DEFAULT = "captures"
+CONFIGURATION = "collector.toml"
+AT_ONCE = frozenset(
+    {"keep", "hosts", "tls-cert", "tls-key", "tls-ca"}
+    | {f"nats-{secret}" for secret in ("user", "password", "token", "nkey", "creds")}
+)
+"""Keys of the configuration file that SIGHUP changes; for others the collector is started again."""
+
 TICK = 0.5
 """Seconds between two looks at the limits, and two reports of progress."""
 
@@ -119,14 +130,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     whom.add_argument(
         "--hosts", metavar="FILE", help="which names in certificates are one host, so that one may be renewed"
     )
-    limits = parser.add_argument_group("how long (default: until Ctrl-C)")
-    limits.add_argument("-d", dest="seconds", metavar="TIME", type=values.seconds, help="so long: 10, 5m")
-    limits.add_argument(
-        "-n", dest="count", metavar="COUNT", type=values.count, help="so many events, or a few more"
-    )
-    metrics.add_arguments(parser)
-    add_transport_arguments(parser)
-    add_broker_arguments(parser)
+    values.add_limits(parser, "until Ctrl-C", "so many events, or a few more")
+    services.add_arguments(parser, CONFIGURATION)
 
 
 class Run:
@@ -139,7 +144,7 @@ class Run:
         self.news = RateLimitedLog(self.loop.now, self._write)
         self.loop.report = self.news.say
         self._shown = False
-        hosts = load_hosts(args.hosts) if args.hosts else Hosts()
+        self.hosts = hosts = load_hosts(args.hosts) if args.hosts else Hosts()
         self.collector = Collector(
             self.loop, _place(args), session_settings(args, Settings()), say=self.news.say, hosts=hosts
         )
@@ -151,6 +156,7 @@ class Run:
         self.left = False
         """SIGTERM: sessions go on with the next collector."""
         self.broker: Broker | None = None
+        self.intake: Intake | None = None
         self.listeners: list[Listener] = []
         self.endpoint: Endpoint | None = None
         self.connectors: list[Connector] = []
@@ -161,7 +167,10 @@ class Run:
         """Listen and connect."""
         # Before anybody is told that we are there, so that from then on a signal ends us in order.
         self.loop.signals((signal.SIGINT,), lambda number: self.end())
-        leaving = [number for number in ending_signals() if number != signal.SIGINT]
+        leaving = {*ending_signals()} - {signal.SIGINT}
+        if self.args.reread is not None:
+            leaving.discard(signal.SIGHUP)
+            self.loop.signals((signal.SIGHUP,), lambda number: self.reload())
         self.loop.signals(tuple(leaving), lambda number: self.leave())
         args, seen = self.args, watch(self.args)
         tls = tls_options(args)
@@ -213,7 +222,7 @@ class Run:
             raise KwireError("collect from", text.rpartition("@")[2], cause, "use -w, and a collector each")
         self.broker = broker(self.args, text, self.loop, self.news.say)
         group = names.group(self.args.group or names.GROUP)
-        Intake(self.collector, self.broker, group, identity(place.folder.sessions))
+        self.intake = Intake(self.collector, self.broker, group, identity(place.folder.sessions))
         say(f"collecting from {self.broker.address}, group {group}")
 
     @property
@@ -221,6 +230,14 @@ class Run:
         """What is connected to."""
         own = servers(self.broker.address) if self.broker is not None else []
         return [*(connector.address for connector in self.connectors), *own]
+
+    @property
+    def unreached(self) -> list[str]:
+        """Where nobody was ever reached of whom events were asked for."""
+        away = [str(connector.address) for connector in self.connectors if not connector.reached]
+        if self.broker is not None and self.intake is not None and not self.intake.reached:
+            away.append(str(self.broker.address))
+        return away
 
     def run(self) -> None:
         """Collect until something ends it."""
@@ -232,6 +249,49 @@ class Run:
         if self.args.seconds is not None:
             self.loop.at(self.loop.now() + self.args.seconds, self.end)
         self.loop.run()
+
+    def reload(self) -> None:
+        """Read the configuration file again, and the certificates; where one is wrong nothing changes."""
+        try:
+            new, changed = self.args.reread()
+            keep, hosts = _keep(new), load_hosts(new.hosts) if new.hosts else Hosts()
+            changes = self._secrets(new)
+        except KwireError as error:
+            self.news.say(f"{error}; what was configured before stays in force")
+            return
+        self.hosts.replace(hosts)
+        for change in changes:
+            change()
+        if self.retention is not None:
+            self.retention.stop()
+            self.retention.keep = keep
+        elif keep != Keep():
+            self.retention = Retention(self.loop, self.collector.storage, keep, self.news.say)
+        if self.retention is not None:
+            self.retention.begin()
+        for key in changed:
+            if key in AT_ONCE:
+                name = key.replace("-", "_")
+                setattr(self.args, name, getattr(new, name))
+        late = ", ".join(key for key in changed if key not in AT_ONCE)
+        told = f"{self.args.config} is read again, certificates too"
+        self.news.say(f"{told}; restart for the new {late}" if late else told)
+
+    def _secrets(self, args: argparse.Namespace) -> list[Callable[[], None]]:
+        """Read certificates and secrets anew; what puts them in the place of those before. KwireError."""
+        tls, changes = tls_options(args), list[Callable[[], None]]()
+        for listener in (one for one in self.listeners if one.address.kind == "tls"):
+            from kwire.transport.tls import server_context
+
+            changes.append(partial(listener.renew, server_context(tls)))
+        for connector in (one for one in self.connectors if one.address.kind == "tls"):
+            from kwire.transport.tls import client_context
+
+            changes.append(partial(connector.renew, client_context(tls)))
+        if self.broker is not None:
+            (text,) = filter(is_broker, self.args.origins)
+            changes.append(partial(self.broker.renew, broker_login(args, text)[1]))
+        return changes
 
     def leave(self) -> None:
         """Stop; sessions go on with the next collector."""
@@ -273,7 +333,8 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         seconds = round(time.monotonic() - self.start, 3)
-        summary = self.collector.summary() | {"failures": self.loop.failures, "seconds": seconds}
+        more = {"failures": self.loop.failures, "unreached": self.unreached, "seconds": seconds}
+        summary = self.collector.summary() | more
         if self.retention is not None:
             gone = self.retention
             summary["removed"] = {"files": gone.removed_files, "bytes": gone.removed_bytes}
@@ -329,10 +390,14 @@ class Run:
 
 def run(args: argparse.Namespace) -> int:
     """Collect; the exit status."""
+    if args.install is not None:
+        return services.run_install(services.COLLECT, args.install)
     if not args.listen and not args.origins:
         raise KwireError("collect", "", "from whom?", "name an address with --listen or --from")
     if args.group is not None and not any(map(is_broker, args.origins)):
         raise KwireError("collect", "", "--group is for brokers", "name one with --from nats://HOST")
+    if args.check:
+        return _check(args)
     allow_descriptors()
     job = Run(args)
     try:
@@ -350,8 +415,38 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(summary) + "\n")
     report(summary)
     missing = summary["lost"] or (summary["unproven"] and not job.left)
-    wrong = summary["problems"] or summary["failures"]
+    wrong = summary["problems"] or summary["failures"] or (summary["unreached"] and not job.left)
     return worst(NOT_WHOLE if missing else OK, FAILED if wrong else OK)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """`--check`: whether all that is configured would do; nothing is opened, made or connected to."""
+    session_settings(args, Settings())
+    _keep(args)
+    _one_place(args)
+    if args.hosts:
+        load_hosts(args.hosts)
+    if args.metrics is not None:
+        from kwire.metrics.endpoint import metrics_address
+
+        metrics_address(args.metrics)
+    check_folder(os.path.dirname(os.path.abspath(args.merge)) if args.merge else args.folder or DEFAULT)
+    brokers = [text for text in args.origins if is_broker(text)]
+    if brokers and (args.merge is not None or len(brokers) > 1):
+        cause = "--merge takes agents, not a broker" if args.merge else "there is more than one"
+        name = brokers[-1].rpartition("@")[2]
+        raise KwireError("collect from", name, cause, "use -w, and a collector each")
+    for text in brokers:
+        broker_login(args, text)
+    addresses = [(parse(text), True) for text in args.listen]
+    addresses += [(parse(text), False) for text in args.origins if not is_broker(text)]
+    for address, _ in addresses:
+        check_secure(address, args.insecure)
+    check_certificates(args, addresses, None)
+    where = [f"listening at {address}" if listens else f"from {address}" for address, listens in addresses]
+    told = ", ".join([*where, *(f"from {text.rpartition('@')[2]}" for text in brokers)])
+    sys.stdout.write(f"{args.config or 'the command line'}: in order: {told}\n")
+    return OK
 
 
 def report(summary: dict[str, Any]) -> None:
@@ -363,6 +458,8 @@ def report(summary: dict[str, Any]) -> None:
         if unproven := host["unproven"]:
             still = f"; not proven complete: {plural(unproven, 'session')}"
         tell(f"{host['host'] or 'unknown'}: {plural(host['events'], 'event')}, {gone}, in {files}{still}")
+    for address in summary["unreached"]:
+        tell(f"nothing could be taken from {address}: it was not reached")
     if not summary["hosts"]:
         tell("no events")
 
@@ -380,9 +477,13 @@ def _keep(args: argparse.Namespace) -> Keep:
     return Keep(*times[:1] or [0.0], *sizes[:1])
 
 
-def _place(args: argparse.Namespace) -> CaptureTarget:
+def _one_place(args: argparse.Namespace) -> None:
     if args.merge is not None and args.folder is not None:
         raise KwireError("collect", args.merge, "-w and --merge exclude each other", "give one of them")
+
+
+def _place(args: argparse.Namespace) -> CaptureTarget:
+    _one_place(args)
     options = Options(args.rotate[0], args.rotate[1], args.sync)
     if args.merge is not None:
         path = os.path.abspath(args.merge)

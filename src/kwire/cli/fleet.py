@@ -10,6 +10,7 @@ from kwire.cli import values
 from kwire.cli.lines import tell
 from kwire.cli.network import add_broker_arguments, broker_login
 from kwire.cli.status import OK
+from kwire.errors import KwireError
 from kwire.view.text import safe
 from kwire.words import human_size, plural
 
@@ -179,7 +180,7 @@ def _limits(limits: "Limits") -> str:
 
 def _with(args: argparse.Namespace, do: "Do") -> int:
     """Do something on a connection to the first server that answers. BrokerError where none does."""
-    from kwire.broker.client import BrokerError, Connection, connect, load
+    from kwire.broker.client import BrokerError, Connection, connect, load, plain
 
     address, login = broker_login(args, args.address)
     load(login)
@@ -194,6 +195,10 @@ def _with(args: argparse.Namespace, do: "Do") -> int:
                 continue
             try:
                 return await do(args, Connection(nc, nc.jetstream(timeout=10.0)), address)
+            except KwireError:
+                raise
+            except Exception as error:
+                raise BrokerError("look at", str(address), plain(error)[0]) from None
             finally:
                 await nc.close()
         assert problem is not None  # there is a server

@@ -213,7 +213,12 @@ def _parse(name: str, verb: Verb, words: list[str]) -> argparse.Namespace:
             parser.error(f"{what} is empty")
     words = _joined(words)
     mixed = getattr(verb, "INTERMIXED", False)  # an optional argument may stand after options
-    parsed = parser.parse_intermixed_args(words) if mixed else parser.parse_args(words)
+    if file := getattr(verb, "CONFIGURATION", ""):  # the name of the verb's file of options
+        from kwire.cli.configuration import parse
+
+        parsed = parse(parser, words, file)
+    else:
+        parsed = parser.parse_intermixed_args(words) if mixed else parser.parse_args(words)
     parsed.rest = rest
     if command is not None:
         if parsed.command is not None:

@@ -6,16 +6,18 @@ Invariants: one definition for all verbs; `-v` is the command's own (it explains
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from kwire.broker.address import BrokerAddress, Login
     from kwire.broker.client import Broker
+    from kwire.transport.address import Address
     from kwire.transport.loop import Loop
     from kwire.transport.tls import TlsOptions
     from kwire.transport.watch import Watch
@@ -87,6 +89,34 @@ def broker_login(args: argparse.Namespace, text: str) -> tuple[BrokerAddress, Lo
     )
     check_broker_secure(address, login, args.insecure)
     return address, login
+
+
+def check_certificates(
+    args: argparse.Namespace, addresses: Sequence[tuple[Address | BrokerAddress, bool]], broker: str | None
+) -> None:
+    """Read the certificates and secrets that these addresses take, each with whether we listen there.
+
+    `broker`: the address of one as it was written. Raises KwireError.
+    """
+    for address, listens in addresses:
+        if address.kind == "tls":
+            from kwire.transport.tls import client_context, server_context
+
+            (server_context if listens else client_context)(tls_options(args))
+        elif address.kind == "nats" and broker is not None:
+            broker_login(args, broker)
+
+
+def check_folder(path: str | None) -> None:
+    """See whether a folder, if one is named, could be written to, or made. KwireError where not."""
+    if not path:
+        return
+    there = os.path.abspath(path)
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    if not os.path.isdir(there) or not os.access(there, os.W_OK | os.X_OK):
+        cause = "it may not be written to" if os.path.isdir(there) else f"{there} is no folder"
+        raise KwireError("write to", path, cause, "name another folder")
 
 
 def tls_options(args: argparse.Namespace) -> TlsOptions:

@@ -82,11 +82,16 @@ def _follow(conversation: RemoteSession, writers: list[Writer]) -> dict[str, Any
     problem: KwireError | None = None
     progress: tracing.Progress | None = None
     start = time.monotonic()
-    shown = start
+    shown, broken = start, ""
     try:
         while not conversation.over:
             conversation.turn(SHOW)
             now = time.monotonic()
+            if conversation.broken != broken and not conversation.over:
+                broken = conversation.broken
+                if progress:
+                    progress.clear()
+                say(f"{conversation.address}: {_connection(broken, conversation.patience)}")
             if progress is None and conversation.tracing:
                 _say_skipped(conversation)
                 progress, start = tracing.Progress(received, writers[0] if writers else None), now
@@ -112,6 +117,13 @@ def _follow(conversation: RemoteSession, writers: list[Writer]) -> dict[str, Any
 
         summary["maps"] = [described(*one) for one in received.left]
     return {**summary, "host": schemas[0].host if schemas else ""}
+
+
+def _connection(broken: str, patience: float) -> str:
+    """That the connection broke, or is there again."""
+    return (
+        f"the connection broke: {broken} (trying again for {patience:g} s)" if broken else "connected again"
+    )
 
 
 def _say_skipped(conversation: RemoteSession) -> None:

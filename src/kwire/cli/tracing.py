@@ -53,11 +53,7 @@ FULL = "the disk is full, or a limit of file sizes is met; events are lost until
 def add_arguments(parser: argparse.ArgumentParser, *, rotate: bool = True) -> None:
     """The arguments that say whom to trace, for how long, and (`rotate`) when a new file is begun."""
     add_whom(parser)
-    limits = parser.add_argument_group(
-        "how long (default: until Ctrl-C, or the end of the command or processes)"
-    )
-    limits.add_argument("-d", dest="seconds", metavar="TIME", type=values.seconds, help="so long: 10, 5m")
-    limits.add_argument("-n", dest="count", metavar="COUNT", type=values.count, help="so many events")
+    values.add_limits(parser, "until Ctrl-C, or the end of the command or processes", "so many events")
     parser.add_argument(
         "--buffer",
         metavar="SIZE",

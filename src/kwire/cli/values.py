@@ -69,6 +69,13 @@ def add_clobber(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_limits(parser: argparse.ArgumentParser, default: str, count_help: str) -> None:
+    """Add the arguments that say for how long; `default`: what holds without them."""
+    limits = parser.add_argument_group(f"how long (default: {default})")
+    limits.add_argument("-d", dest="seconds", metavar="TIME", type=seconds, help="so long: 10, 5m")
+    limits.add_argument("-n", dest="count", metavar="COUNT", type=count, help=count_help)
+
+
 def command(text: str) -> list[str]:
     """Read a command line as a shell splits it."""
     try:

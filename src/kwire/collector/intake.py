@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kwire.broker import names
-from kwire.broker.claims import Claims, Open, Span, lost_between
+from kwire.broker.claims import Claims, ClaimsError, Open, Span, lost_between
 from kwire.broker.client import Broker, BrokerError, Connection, absent, plain
 from kwire.broker.names import REACH, Counts
 from kwire.broker.sessions import Entry, is_bye, read_entry, schemas_of
@@ -35,6 +35,7 @@ from kwire.words import are, plural
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
+    from nats.js.api import ConsumerConfig
 
     from kwire.collector.collector import Collector
 
@@ -118,6 +119,8 @@ class Intake:
     def __init__(self, collector: "Collector", broker: Broker, group: str, identity: str) -> None:
         self.collector = collector
         self.sessions: dict[str, _Session] = {}
+        self.reached = False
+        """The broker has let us take messages."""
         self.away: set[str] = set()
         """Collectors whose messages wait for them."""
         self.begun = 0
@@ -146,6 +149,7 @@ class Intake:
             each.known = False
         self._bytes = self._asked = 0
         await self._consumer(connection)
+        self.reached = True
         inbox = connection.nc.new_inbox()
         subscription = await connection.nc.subscribe(inbox, cb=partial(self._delivered, connection))
         looking = asyncio.get_running_loop().create_task(self._look_around(connection))
@@ -174,11 +178,20 @@ class Intake:
         )
         try:
             try:
-                await connection.js.consumer_info(names.STREAM, self._group)
+                there = (await connection.js.consumer_info(names.STREAM, self._group)).config
+                self._fit(there, config)
             except NotFoundError:
                 await connection.js.add_consumer(names.STREAM, config)
         except NotFoundError:
             raise absent(f"stream {names.STREAM}", self._broker.address) from None
+
+    def _fit(self, there: "ConsumerConfig", ours: "ConsumerConfig") -> None:
+        """BrokerError where the group's name is that of a consumer that others made for something else."""
+        for key in ("deliver_subject", "deliver_policy", "ack_policy", "filter_subject"):
+            has, wanted = (getattr(one, key) or None for one in (there, ours))
+            if has != wanted:
+                cause = f"it is a consumer of others, with {key} {getattr(has, 'value', has) or 'none'}"
+                raise BrokerError("take from group", self._group, cause, "name another --group")
 
     async def _pull(self, connection: Connection, inbox: str) -> None:
         """Ask for messages, as many as there is room for."""
@@ -322,7 +335,13 @@ class Intake:
         if each.known:
             return
         value, each.revision = await connection.get(names.claims_key(self._group, each.session))
-        each.claims = Claims.read(value)
+        try:
+            each.claims = Claims.read(value)
+        except ClaimsError as error:
+            key = names.claims_key(self._group, each.session)
+            raise ClaimsError(
+                "collect", f"session {each.session}", f"{key} of the bucket: {error.cause}"
+            ) from None
         each.known = True
         mine = each.claims.open.get(self._me)
         if mine is None or not mine.spans:

@@ -86,6 +86,7 @@ class Connector:
         "_make_session",
         "_pause",
         "_places",
+        "_reached",
         "_retry",
         "_timer",
         "_troubled",
@@ -129,11 +130,17 @@ class Connector:
         self._handshake: Handshake | None = None
         self._timer: Timer | None = None  # of the attempt, or of the pause
         self._pause = SHORTEST
+        self._reached = False  # by a peer before this one
         session = make_session()
         if session is None:
             raise ValueError("no session to connect")
         self.peer = self._new_peer(session)
         loop.soon(self._begin)
+
+    @property
+    def reached(self) -> bool:
+        """Whether there was ever a session."""
+        return self._reached or self.peer.was_up
 
     @property
     def who(self) -> str:
@@ -145,6 +152,10 @@ class Connector:
         if not self.closed:
             self._trouble(described(error))
             self._wait()
+
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Show another certificate from the next connection on; only over TLS."""
+        self.context = context
 
     def close(self) -> None:
         """No more attempts and no further sessions; a connection that is up stays, for what is to be sent."""
@@ -188,6 +199,7 @@ class Connector:
         if session is None:
             self.closed = True
             return
+        self._reached = self.reached
         self.peer = self._new_peer(session)
         self._wait()
 

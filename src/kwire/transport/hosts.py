@@ -23,6 +23,10 @@ class Hosts:
     def __init__(self, names: Mapping[str, str] | None = None) -> None:
         self._names = dict(names or {})
 
+    def replace(self, others: "Hosts") -> None:
+        """Know what others know, and nothing else."""
+        self._names = dict(others._names)
+
     def canonical(self, identity: str) -> str:
         """What a name in a certificate stands for; another identity stands for itself."""
         return self._names.get(identity, identity)

@@ -146,6 +146,10 @@ class Listener:
         """The peers of sessions that have not ended, with a connection or without; of all that share them."""
         return self._roster.peers
 
+    def renew(self, context: ssl.SSLContext) -> None:
+        """Show another certificate to those who come from now on; only over TLS."""
+        self._context = context
+
     def close(self) -> None:
         """Listen no more, and drop who has no session yet. Peers stay; over UDP they lose their transport."""
         if self._inode is not None and inode(self.address.path) == self._inode:
