@@ -26,7 +26,7 @@ from kwire.transport.peer import Handler, Peer, proven
 from kwire.transport.tcp import Buffer, StreamTransport, TlsTransport, Transport, prepare, unix_identity
 from kwire.transport.udp import Cookies, DatagramServer, ServedTransport
 from kwire.transport.watch import Watch
-from kwire.wire.control import Hello, hello_problem, peek_hello, refusal, superseded
+from kwire.wire.control import Hello, hello_problem, no_common_version, peek_hello, refusal, superseded
 from kwire.wire.frame import Flag
 from kwire.wire.session import Session, State
 
@@ -262,8 +262,9 @@ class Listener:
         """
         refuse = refusal
         try:
-            session = self._choose(hello, transport.identity, transport.name)
-            why = self._objection(session, transport, host)
+            why = no_common_version(hello.versions)
+            session = None if why else self._choose(hello, transport.identity, transport.name)
+            why = why or self._objection(session, transport, host)
         except SupersededError as error:
             session, why, refuse = None, error.cause, superseded
         except KwireError as error:

@@ -8,7 +8,7 @@ BAD_PAYLOAD and nothing else.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from kwire.wire.frame import (
     HEADER_SIZE,
     MASK,
     Bytes,
+    Code,
     Frame,
     FrameError,
     Problem,
@@ -252,6 +253,14 @@ def refusal(hello: Hello, why: str, flags: int = 0) -> bytes:
     return Welcome(hello.token, hello.nonce, hello.role.other, refused=why).frame(flags)
 
 
+def no_common_version(versions: Sequence[int]) -> str:
+    """Why one who speaks these versions gets no session, for both sides to say; empty where it may."""
+    if PROTOCOL in versions:
+        return ""
+    who = f"who connects speaks {', '.join(map(str, versions)) or 'none'}, who is connected to {PROTOCOL}"
+    return f"no version of the protocol in common: {who}; update the older one"
+
+
 def unknown(hello: Hello, flags: int = 0) -> bytes:
     """The WELCOME frame that says: the session that `hello` resumes is not known here."""
     return Welcome(hello.token, hello.nonce, hello.role.other, unknown=True).frame(flags)
@@ -280,6 +289,8 @@ def _peek(data: Bytes) -> tuple[Hello | None, Problem | None]:
     if not view:
         return None, None
     first = PROTOCOL << 4 | Type.HELLO
+    if view[0] & 0xF == Type.HELLO and view[0] != first:
+        return None, Problem(Code.BAD_VERSION, 0, view[0] >> 4, PROTOCOL)
     if view[0] != first:
         return None, bad_payload(0, f"{view[0]:#04x}", f"a HELLO: {first:#04x}").problem
     header, broken = delimit(view)

@@ -615,6 +615,10 @@ class Session:
             return Input.WELCOME_FOREIGN, got
         if welcome.refused:
             return Input.WELCOME_REFUSED, got
+        if welcome.version != VERSION:
+            what = f"it chose version {welcome.version} of the protocol, and {VERSION} was offered"
+            why = f"{what}; update the older one"
+            return Input.WELCOME_REFUSED, Got(header, welcome._replace(refused=why))
         if welcome.cookie:
             return Input.WELCOME_COOKIE, got
         if (
