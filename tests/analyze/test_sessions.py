@@ -254,7 +254,7 @@ PROGRAM = "import os\nfor _ in range(2000): os.getppid()\nfor _ in range(50): os
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.1")  # it takes long, and its answer is the same in each
+@pytest.mark.native
 def test_a_real_recording_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str], kwire: Any) -> None:
     path = str(tmp_path / "real.pcapng")
     script = tmp_path / "load.py"

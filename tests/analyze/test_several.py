@@ -14,7 +14,7 @@ from kwire.capture.writer import Writer
 from kwire.packets.several import in_order
 from kwire.wire.messages import Cause, Lost
 
-COUNT = 400
+COUNT = 60  # and as many files, each of which is opened several times in a test
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_many_parts_are_compared_quickly() -> None:
     assert identity.repeated([one] for one in [*times, times[7]])
 
 
-CUTS = (["--to", "+200ns"], ["--from", "+150ns"], ["--from", "+201ns"])
+CUTS = (["--to", "+30ns"], ["--from", "+25ns"], ["--from", "+31ns"])
 
 
 @pytest.fixture
@@ -287,7 +287,7 @@ def test_a_file_without_an_id_is_known_by_its_beginning(kwire: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("words", "first", "last"),
     [
-        (["--from", "+100ns", "--to", "+120ns"], 100, 120),
+        (["--from", "+20ns", "--to", "+40ns"], 20, 40),
         (["--from", "-9ns"], COUNT - 10, COUNT - 1),
         (["--to", "+3ns", "--where", "number != 2"], 0, 3),
     ],
