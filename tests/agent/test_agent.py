@@ -533,6 +533,31 @@ def test_what_is_missing_of_a_spool_is_counted(world: World, load: Load, harm: s
     assert "lost" in again.errors
 
 
+def test_a_spool_that_is_full_has_room_for_the_end(world: World, load: Load) -> None:
+    """What was lost, and what there was, is in it, so that what is delivered later is accounted for."""
+    folder = world.path / "spool"
+    full = ["--spool", str(folder), "--spool-size", "1M", "--memory", "1M", "--grace", "0.1"]
+    agent = world.tracing(load, *full)
+    load.call(60_000)  # 3 MB
+    agent.signal(signal.SIGINT)
+    told = agent.end(3)
+    assert told["lost"] > 0
+    assert told["events"] + told["lost"] == load.calls
+    collector = world.collect()
+    assert world.agent("--spool", str(folder)).end()["recovered"] == 1
+    collector.signal(signal.SIGINT)
+    collector.end(3)
+    assert world.balance() == (told["events"], told["lost"], set())
+
+
+def test_an_agent_runs_one_script(world: World) -> None:
+    for name in ("a.bt", "b.bt"):
+        (world.path / name).write_text("BEGIN { }")
+    agent = world.agent(str(world.path / "a.bt"), str(world.path / "b.bt"))
+    agent.end(1)
+    assert "an agent runs one script" in agent.errors
+
+
 def test_a_copied_spool_is_delivered_once(world: World, load: Load) -> None:
     folder = world.path / "spool"
     agent = world.tracing(load, "--spool", str(folder))

@@ -298,6 +298,9 @@ class Agent(Courier):
     def close(self) -> None:
         """Break off what is not finished, and free everything."""
         self.recording.close()
+        if self.recorder.over and not self.uplink.finished and isinstance(self.hold, SpoolHold):
+            # The spool may be full: what was lost, and all that there was, is known to nobody after us.
+            self.sink.finish(self.recorder.produced, beyond=True)
         self.waiting = 0 if self.uplink.finished else self.hold.events
         super().close()
 

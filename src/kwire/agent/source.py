@@ -37,6 +37,9 @@ SLACK: Final = 1024
 ENOUGH: Final = 1 << 20
 """Bytes of room at which an outlet that was full is filled again: a few long holes are better than many."""
 
+ENDLESS: Final = 1 << 62
+"""More room than anybody needs."""
+
 
 class Outlet(Protocol):
     """Where payloads go: a session, or the way to one."""
@@ -73,6 +76,7 @@ class SourceSink:
 
     __slots__ = (
         "_before",
+        "_beyond",
         "_buffer",
         "_clock",
         "_enough",
@@ -110,6 +114,7 @@ class SourceSink:
         self._since = 0.0  # when the first frame came into the buffer
         self._full = False
         self._finished = False  # the totals were handed over
+        self._beyond = False  # the outlet takes more than it has room for
         self._repeated = (0.0, 0)  # when the SCHEMAs were sent last, and how many bytes had been until then
         self._sent = array("q", bytes(8 * words))  # events accepted, by probe
         self._refused = array("Q", bytes(8 * words))  # events refused and not yet among the holes
@@ -193,11 +198,13 @@ class SourceSink:
 
     # ------------------------------------------------------------------ the session's beginning and end
 
-    def finish(self, produced: Mapping[int, int]) -> bool:
+    def finish(self, produced: Mapping[int, int], beyond: bool = False) -> bool:
         """After the last event: hand over everything that finds room. Whether nothing is left here.
 
         `produced`: events by probe, of the whole recording; told last. To be called until it is True.
+        `beyond`: this is the last call, and the outlet takes what is left though it be full.
         """
+        self._beyond = beyond
         if self._finished:
             return True
         if self._outlet is None:
@@ -270,7 +277,9 @@ class SourceSink:
 
     @property
     def _room(self) -> int:
-        return 0 if self._outlet is None else self._outlet.room
+        if self._outlet is None:
+            return 0
+        return ENDLESS if self._beyond else self._outlet.room
 
     def _accounted(self) -> dict[int, int]:
         """Events by probe accepted, and losses told."""

@@ -289,17 +289,25 @@ def _connecting(args: argparse.Namespace) -> "Address | BrokerAddress":
     return address
 
 
+def _script(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """The script, and its arguments. KwireError where it is not alone."""
+    name, *arguments = args.probes
+    if not name.endswith(".bt") or args.filter is not None:
+        cause = "it comes by itself, and has its own filters"
+        raise KwireError("record", "script", cause, "name FILE.bt alone")
+    if others := [one for one in arguments if one.endswith((".bt", ".py"))]:
+        cause = f"an agent runs one script, and what follows {name} are its arguments"
+        raise KwireError("record", others[0], cause, "start an agent for each; they may share a --spool")
+    return name, arguments
+
+
 @contextlib.contextmanager
 def _scripted(args: argparse.Namespace) -> "Iterator[tuple[Recorder, Processes]]":
     """The recorder of a script in the bpftrace language, and its processes."""
     from kwire.cli import script
     from kwire.live.recorder import Limits, Recorder
 
-    name, *arguments = args.probes
-    if not name.endswith(".bt") or args.filter is not None:
-        raise KwireError(
-            "record", "script", "it comes by itself, and has its own filters", "name FILE.bt alone"
-        )
+    name, arguments = _script(args)
     with tracing.chosen(args, args.buffer, aside=args.json, everyone=not args.pids) as (processes, ground):
         plan = script.planned(name, arguments, processes)
         with Recorder(plan, Limits(args.seconds, args.count), ground=ground) as recorder:
