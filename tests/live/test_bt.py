@@ -44,6 +44,7 @@ def test_what_a_script_prints_are_events_and_its_maps_are_objects() -> None:
     with script as lines:
         told: list[Any] = list(lines)
         assert lines.maps["@h"].value.number == 1
+        assert lines.status == 3  # the lines have ended
     texts = [line.text for line in told]
     assert texts[0] == f"{os.getpid()} {told[0]['comm']}|"
     assert texts[1:4] == ["@x[1, a]: 2\n", "(1, a)\n", "hello 40 7 1\n"]

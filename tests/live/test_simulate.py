@@ -175,6 +175,22 @@ def test_an_unknown_member_is_named() -> None:
         kwire.fake("struct sock", {"__sk_common.skc_dprt": 1})
 
 
+@pytest.mark.parametrize(
+    ("type", "member", "value", "why"),
+    [
+        ("struct sock", "__sk_common.skc_dport", 1 << 16, "65536 does not fit its 2 bytes"),
+        ("struct sock", "__sk_common.skc_dport", -(1 << 15) - 1, "does not fit its 2 bytes"),
+        ("struct sock", "__sk_common.skc_dport", b"abc", "3 bytes do not fit its 2"),
+        ("struct sock", "__sk_common.skc_reuse", 16, "16 does not fit 4 bits"),
+        ("struct sock", "__sk_common.skc_reuse", b"x", "it is a bit-field"),
+    ],
+)
+def test_what_a_member_cannot_hold_is_refused(type: str, member: str, value: int | bytes, why: str) -> None:
+    with pytest.raises(KwireError, match=why):
+        kwire.fake(type, {member: value})
+    assert kwire.fake(type, {member: -1}) == kwire.fake(type, {member: 15 if "reuse" in member else 0xFFFF})
+
+
 def test_calling_a_probe_says_that_the_kernel_runs_it() -> None:
     with pytest.raises(KwireError, match="compiled for the kernel"):
         connect(1)

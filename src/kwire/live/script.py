@@ -32,7 +32,7 @@ class Script(Trace):
     `maps`: those of the script by name, `script.maps["@bytes"]`, while it runs and afterwards.
     """
 
-    __slots__ = ("_again", "_lines", "_planned", "maps", "status")
+    __slots__ = ("_again", "_lines", "_planned", "maps")
 
     def __init__(
         self,
@@ -70,12 +70,15 @@ class Script(Trace):
         self._recorder = recorder(os.getpid() if self._words else 0)
         self._planned = planned[-1]
         self._batch = self._lines = Lines(self.schemas)
-        self.status: int | None = None
-        """The status that the script asked to end with, once it has."""
         self.maps: dict[str, MapView] = {}
         """Those that the script uses, by their names with the @."""
         for unit in self._recorder.plan.maps:
             self.maps[unit.map.name] = ScriptMap(unit)
+
+    @property
+    def status(self) -> int | None:
+        """The status that the script asked to end with, once it has."""
+        return self._recorder.status
 
     @property
     def left_out(self) -> list[tuple[str, str]]:
@@ -102,7 +105,6 @@ class Script(Trace):
         self._recorder.start([self._batch])
 
     def _release(self) -> None:
-        self.status = self._recorder.status
         for one in self.maps.values():
             one.unbind(self._recorder.tracer.maps)
         super()._release()

@@ -42,6 +42,7 @@ from kwire.live.maps import SharedMap
 from kwire.live.probes import Probe
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
+from kwire.words import plural
 
 ENVIRONMENT = tuple(name for name in Environment.__slots__ if name not in ("args", "retval"))
 """What the surroundings of a simulated probe can be told to be."""
@@ -217,8 +218,10 @@ def fake(type: str, members: Mapping[str, int | bytes] | None = None, *, btf: st
         found = locate(kernel, kernel.resolve(parsed.id), path)
         size = kernel.sizeof(found.type_id)
         if found.bitfield_size or found.offset_bits % 8:
-            _set_bits(memory, found, int(value) if isinstance(value, int) else 0, f"{type}.{path}")
+            _set_bits(memory, found, value, f"{type}.{path}")
             continue
+        if isinstance(value, int) and not -(1 << size * 8 - 1) <= value < 1 << size * 8:
+            raise KwireError("fake", f"{type}.{path}", f"{value} does not fit its {plural(size, 'byte')}")
         data = value if isinstance(value, bytes) else _number(value, size)
         if len(data) > size:
             raise KwireError("fake", f"{type}.{path}", f"{len(data)} bytes do not fit its {size}")
@@ -227,11 +230,13 @@ def fake(type: str, members: Mapping[str, int | bytes] | None = None, *, btf: st
     return bytes(memory)
 
 
-def _set_bits(memory: bytearray, found: b.MemberPath, value: int, name: str) -> None:
+def _set_bits(memory: bytearray, found: b.MemberPath, value: int | bytes, name: str) -> None:
     """Store a bit-field, as little-endian machines lay it out."""
     width = found.bitfield_size
-    if value >> width:
-        raise KwireError("fake", name, f"{value} does not fit {width} bits")
+    if isinstance(value, bytes):
+        raise KwireError("fake", name, "it is a bit-field, and not bytes", "give a number")
+    if not -(1 << width - 1) <= value < 1 << width:
+        raise KwireError("fake", name, f"{value} does not fit {plural(width, 'bit')}")
     for bit in range(width):
         at = found.offset_bits + bit
         memory[at // 8] = memory[at // 8] & ~(1 << at % 8) | (value >> bit & 1) << at % 8
