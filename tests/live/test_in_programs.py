@@ -236,7 +236,7 @@ def test_functions_have_the_names_and_types_of_their_source(shop: str, tmp_path:
         assert "@all: { .n = 3 }" in lines
         assert any(one.startswith("@[{ .price = -7, .name = 0x") and one.endswith("}]: 1") for one in lines)
     run = subprocess.run(
-        [sys.executable, "-m", "kwire", "-e", NAMED.replace("SHOP", bare)],
+        [sys.executable, "-m", "kwire", "-e", NAMED.replace("SHOP", bare).replace("@shop.c:LINE", ":main")],
         capture_output=True,
         text=True,
         check=False,

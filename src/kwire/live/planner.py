@@ -154,7 +154,7 @@ class Planner:
         self._events: Tracefs | None = None  # open as long as it is used, for all probes once
         self._titles: dict[str, object] = {}  # of the unit's maps, and whose they are
         self._kernel: Kernel | None = None
-        self._programs: dict[int, str] = {}  # whose types were read, and the modules that these are
+        self._programs: dict[Target, str] = {}  # whose types were read, and the modules that these are
         self._namespace: PidNamespace | None = None
         self._foreign_ids = ""
         try:
@@ -398,10 +398,10 @@ class Planner:
         from kwire.live.program_types import types_of
 
         assert self._kernel is not None
-        btf = types_of(target, self._kernel, self._scope.debug)
-        module = self._programs.get(id(btf))
+        module = self._programs.get(target)
         if module is None:
-            module = self._programs[id(btf)] = self._kernel.add(btf)
+            btf = types_of(target, self._kernel, self._scope.debug)
+            module = self._programs[target] = self._kernel.add(btf)
         return attach_points.of_program(site, self._types.function(target.name, module), entry)
 
     def _anywhere(self, point: AttachPoint, program: Callable[[Site], Program]) -> Program | None:

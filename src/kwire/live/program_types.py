@@ -2,12 +2,11 @@
 and where the code of a line begins.
 
 Invariant: a file is read when a probe asks for what only it tells (`args.name`, a structure of the program's,
-`FILE@source.c:22`), and once a function.
+`FILE@source.c:22`), and closed again.
 """
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
@@ -24,14 +23,10 @@ def types_of(target: Target, kernel: Kernel, folders: Sequence[str] = ()) -> Btf
     symbols = binary(target.group).functions.get(target.name)
     if not symbols:
         raise BtfLookupError(target.group, target.name, "no function of this name is there")
-    return _read(debug_file(target.group, folders), target.name, symbols[0].address, kernel.vmlinux)
-
-
-@lru_cache(maxsize=64)
-def _read(path: str, name: str, address: int, base: Btf) -> Btf:
     from kwire.btf.dwarf import function_types
 
-    return function_types(path, name, address, base)
+    path = debug_file(target.group, folders)
+    return function_types(path, target.name, symbols[0].address, kernel.vmlinux)
 
 
 def at_line(
