@@ -256,6 +256,17 @@ def test_a_wildcard_is_one_link_a_file(shop: str) -> None:
     assert sorted(point.text.partition(":")[0] for point in group.points) == [shop] * 3
 
 
+@pytest.mark.parametrize(("setting", "optional"), [("error", set()), ("warn", {1, 2}), ("ignore", {1, 2})])
+def test_a_place_that_the_kernel_refuses_is_as_one_that_is_missing(
+    shop: str, setting: str, optional: set[int]
+) -> None:
+    from kwire.lang.bpftrace.reader import read
+    from kwire.live.scripts import plan_script
+
+    text = f"config = {{ missing_probes = {setting} }} uprobe:{shop}:many, uretprobe:{shop}:price {{ @++ }}"
+    assert plan_script(read("t", text)).plan.optional == optional
+
+
 def test_what_can_be_probed_is_listed(shop: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [str(one) for one in expand("uprobe", f"{shop}:step_*")] == [
         f"uprobe:{shop}:step_down",
@@ -352,6 +363,7 @@ def test_a_process_in_a_container_names_its_own_files(shop: str, tmp_path: Path)
         ("usdt:SHOP:solde", "did you mean shop:sold?"),
         ("usdt:SHOP:shop:sold(arg3)", "shop:sold has 3 arguments"),
         ("uretprobe:SHOP:many(arg0)", "a uretprobe has no arg0"),
+        ('uprobe:SHOP:many(x=reg("nope"))', "there is no register nope"),
         ("uprobe:SHOP", "write uprobe:file:function[+offset]"),
         ("software:faulty", "it is one of cpu-clock, "),
         ("hardware:cycles:0", "'cycles:0' is no counter with a number of events, 1 or more"),

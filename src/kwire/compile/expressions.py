@@ -14,10 +14,12 @@ from kwire.bpf.task import PidNamespace, TaskFields
 from kwire.compile.builder import Builder
 from kwire.compile.ir import At, Block, Function, Operand, Slot, Value
 from kwire.compile.layout import CompileError
-from kwire.hints import Any, TypeAlias
+from kwire.hints import Any, NoReturn, TypeAlias
 from kwire.kinds import KINDS
 from kwire.lang import checked, types
 from kwire.lang.context import Argument, CtxField, Located, Param, Result, Saved, Site, TaskMember
+from kwire.lang.errors import did_you_mean
+from kwire.lang.tree import Span
 from kwire.lazy import NamedTuple
 
 Reader: TypeAlias = Callable[[int, int], Value]
@@ -227,15 +229,15 @@ class ExpressionLowering(Builder, ABC):
             size = types.size_of(e.type)
             return self.extend(self.load(base, access.offset, size, pure=True), size, e.type)
         if isinstance(access, Located):
-            return self.located(access, e.type)
+            return self.located(access, e.type, e.span)
         return self.narrow(self.argument(access), e.type)
 
-    def located(self, where: Located, type_: types.Scalar) -> Operand:
+    def located(self, where: Located, type_: types.Scalar, span: Span) -> Operand:
         """What a static probe says that its argument is."""
         registers, context = self.options.arch.registers, self.function.context
         if where.register and where.register not in registers:
-            cause = f"there is no register {where.register}"
-            raise CompileError(self.name, cause, f"there are {', '.join(registers)}")
+            cure = did_you_mean(where.register, registers) or f"there are {', '.join(registers)}"
+            self.refuse(span, f"there is no register {where.register}", cure)
         at: Operand = signed64(where.constant)
         if where.index:
             index = self.load(context, registers[where.index], 8, pure=True)
@@ -664,6 +666,10 @@ class ExpressionLowering(Builder, ABC):
     def _low(self, word: Value, size: int) -> Value:
         """The low bytes of a word."""
         return word if size == 8 else self.emit("and", [word, (1 << 8 * size) - 1], None, 8 * size)
+
+    @abstractmethod
+    def refuse(self, span: Span, message: str, cure: str) -> NoReturn:
+        """Raise `LanguageError` about a place in the program."""
 
     @abstractmethod
     def map_get(self, e: checked.MapGet) -> Operand:

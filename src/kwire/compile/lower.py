@@ -34,11 +34,12 @@ from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
 from kwire.compile.matching import TEXTS, compare, length, match
 from kwire.compile.scratch import Stretch
 from kwire.compile.variable_length import Record
-from kwire.hints import TYPE_CHECKING, TypeAlias
+from kwire.hints import TYPE_CHECKING, NoReturn, TypeAlias
 from kwire.kinds import KINDS
 from kwire.lang import checked
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.forms import Node, walk
+from kwire.lang.tree import Span
 from kwire.lazy import NamedTuple
 
 if TYPE_CHECKING:
@@ -221,6 +222,10 @@ class Lower(ExpressionLowering):
             release(self, users)
             self.done = done
         return self.finish(body)
+
+    def refuse(self, span: Span, message: str, cure: str) -> NoReturn:
+        """Raise `LanguageError` about a place in the program."""
+        raise LanguageError(self.unit.program.source, [Diagnostic(span, message, cure)])
 
     def _first(self) -> Operand:
         """The index of the probe's first shape."""

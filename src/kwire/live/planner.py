@@ -75,8 +75,8 @@ class _Wanted(NamedTuple):
     """One probe, checked: its spec for people, its program, and the place it was asked for.
 
     `program.site` is where it attaches, which may be another place that sees the same events; `addresses`: of
-    the functions, where several have the name, or places in a file; `optional`: one of many that were asked
-    for together.
+    the functions, where several have the name, or places in a file; `optional`: it is left out where
+    the kernel refuses it, as one of many that were asked for together.
     """
 
     spec: str
@@ -198,10 +198,12 @@ class Planner:
             raise KwireError("trace", repr(probe)[:80], "it is no probe", cure)
         self._add_function(probe)
 
-    def add_scripted(self, probe: Scripted, point: AttachPoint) -> None:
-        """Add a probe of a script at one of its places."""
+    def add_scripted(self, probe: Scripted, point: AttachPoint, *, optional: bool = False) -> None:
+        """Add a probe of a script at one of its places; `optional`: it is left out where the kernel refuses
+        it.
+        """
         self._titles.update({one.title: one for one in probe.maps.values()})
-        self._add(point, lambda site: probe.program(site, self._types))
+        self._add(point, lambda site: probe.program(site, self._types), optional=optional)
 
     def look(self, probe: Scripted, point: AttachPoint) -> None:
         """Check a probe of a script at some targets of one of its places, so that its maps learn their types,
@@ -318,7 +320,7 @@ class Planner:
 
     # -- collecting
 
-    def _add(self, point: AttachPoint, program: Callable[[Site], Program]) -> None:
+    def _add(self, point: AttachPoint, program: Callable[[Site], Program], *, optional: bool = False) -> None:
         text = str(point)
         targets = self._targets(point)
         if not point.wildcard and len(targets) == 1:
@@ -328,9 +330,9 @@ class Planner:
             made = self._program(program, target, point.offset)
             addresses = self._addresses(target, point.offset)
             try:
-                self._want(text, self._filtered(made), addresses)
+                self._want(text, self._filtered(made), addresses, optional=optional)
             except UnknownNameError as error:
-                if self._want(text, made, addresses):
+                if self._want(text, made, addresses, optional=optional):
                     self._unfiltered.append((text, 1, error))
             return
         self._locate(targets)

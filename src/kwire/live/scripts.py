@@ -1,9 +1,9 @@
 """The plan of a script in the bpftrace language.
 
 Invariants: what is wrong in any of its probes is told at once, each at its place; a place that the kernel
-does not have is an error, a warning, or nothing, as the script's setting `missing_probes` says; a script that
-has no place there is an error in any case. A pattern that matches nothing is no error where its probe has
-another place.
+does not have, or refuses when it is attached to, is an error, a warning, or nothing, as the script's setting
+`missing_probes` says; a script that has no place there is an error in any case. A pattern that matches
+nothing is no error where its probe has another place.
 """
 
 import os
@@ -83,7 +83,7 @@ def plan_script(
         unmatched: list[Diagnostic] = []
         for point in probe.attach:
             try:
-                planner.add_scripted(probe, point)
+                planner.add_scripted(probe, point, optional=chosen["missing_probes"] != "error")
                 added += 1
             except LanguageError as error:
                 faults += error.diagnostics
