@@ -60,9 +60,11 @@ def counter(kind: str, target: str) -> Counter | None:
     found = COUNTERS[kind].get(COUNTER_ALIASES.get(name, name))
     if found is None or not colon:
         return found
-    if not (number.isascii() and number.isdigit()) or not 0 < int(number) < 1 << 63:
+    digits, _, zeros = number.partition("e")  # 1e6, as scripts write it
+    if not all(one.isascii() and one.isdigit() and len(one) < 20 for one in (digits, zeros or "0")):
         return None
-    return found._replace(number=int(number))
+    events = int(digits) * 10 ** int(zeros or 0) if int(zeros or 0) < 20 else 0
+    return found._replace(number=events) if 0 < events < 1 << 63 else None
 
 
 class Watch(NamedTuple):

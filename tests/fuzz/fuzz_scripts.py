@@ -53,6 +53,11 @@ static_assert(sizeof(int8) == 1, "odd"); assert(pid > 0, "none"); }
 BEGIN { @s[comm] = tseries(5, 100ms, 20, "avg"); @h = hist(9, 3); @c = count(); delete(@c); zero(@h);
 print((strlen(comm), strlen("x"), config().max_strlen, usermode, username, rand, ppid(curtask), pid(init)));
 printf("%gr %d", 0xcc0, 7 / @q); @q = { let $v = 3; $v }; print(percpu_kaddr("runqueues", cpu)); }
+---
+struct two { int a; short b[2][2]; struct { char c[4]; } in[2]; };
+BEGIN { $n = (uint64)7; @s = *(struct two *)&$n; @k[*(struct two *)&$n, 1] = @s.b; print(@s.in); print((1, @s));
+$c = container_of(&$n, struct two, b); @a[1] = 1; @b = 2; delete(@a[1], @a[2]); print($c.in[1].c); exit(); }
+uprobe:/bin/sh:main { print(args); @all[args] = args; print(*uaddr("environ")); print(cgroupid("/sys")); }
 """
 OWN = TEXTS.split("---")
 INSTALLED = [path.read_bytes() for path in sorted(Path("/usr/sbin").glob("*.bt"))]
@@ -102,6 +107,10 @@ WORDS = (
         "comptime",
         "typeof(",
         "tseries(1, 1s, 2)",
+        "*(struct two *)",
+        "container_of(",
+        "args",
+        "delete(@x[1], @x[2])",
         "\0",
         "é",
     ),

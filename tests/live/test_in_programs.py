@@ -208,6 +208,7 @@ NAMED = """
 uprobe:SHOP:price { printf("%d of %s at %d\\n", args.count, str(args.item.name), args.item->price); }
 uprobe:SHOP:price { @[*args.item] = 1; }
 uprobe:SHOP:step_up { print(args); @all = args; }
+uprobe:SHOP:many { printf("watched %d\\n", *uaddr("watched")); }
 uprobe:SHOP@shop.c:LINE { print("in step_down"); }
 uretprobe:SHOP:price { print((int64)retval); }
 """
@@ -234,6 +235,7 @@ def test_functions_have_the_names_and_types_of_their_source(shop: str, tmp_path:
             *("1 of apple at -7", "-7", "{ .n = 0 }", "{ .n = 1 }", "in step_down", "2 of apple at -7"),
         ], run.stderr
         assert "@all: { .n = 3 }" in lines
+        assert "watched 2" in lines
         assert any(one.startswith("@[{ .price = -7, .name = 0x") and one.endswith("}]: 1") for one in lines)
     run = subprocess.run(
         [sys.executable, "-m", "kwire", "-e", NAMED.replace("SHOP", bare).replace("@shop.c:LINE", ":main")],

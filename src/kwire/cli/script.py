@@ -126,6 +126,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--unsafe", action="store_true", help="allow what can change the system")
     parser.add_argument(
+        "--probe-filter",
+        metavar="REGEX",
+        default="",
+        help="only the probes of the script whose places this finds, beside begin and end",
+    )
+    parser.add_argument(
         "--debuginfo",
         metavar="FOLDER",
         action="append",
@@ -144,6 +150,7 @@ DEFAULTS: dict[str, Any] = {
     "dry_run": False,
     "no_warnings": False,
     "output": None,
+    "probe_filter": "",
     "quiet": False,
     "stage": None,
     "unsafe": False,
@@ -274,7 +281,9 @@ def _faults() -> Iterator[None]:
 def _run(args: argparse.Namespace, name: str, text: str, words: list[str]) -> int:
     from kwire.live.plan_process import Planning
 
-    planning = Planning("kwire.live.scripts", "plan_text", name, text, words, unsafe=args.unsafe)
+    planning = Planning(
+        "kwire.live.scripts", "plan_text", name, text, words, unsafe=args.unsafe, only=args.probe_filter
+    )
     with (
         planning,
         tracing.chosen(args, None, aside=args.aside, everyone=args.everyone) as (

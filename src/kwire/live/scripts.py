@@ -7,8 +7,9 @@ nothing is no error where its probe has another place.
 """
 
 import os
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from kwire.btf.errors import BtfLookupError
@@ -16,6 +17,7 @@ from kwire.errors import KwireError
 from kwire.kernel import cgroups
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.targets import CatalogError
+from kwire.kinds import KINDS
 from kwire.lang.bpftrace.lower import Surroundings
 from kwire.lang.bpftrace.options import given
 from kwire.lang.bpftrace.reader import read
@@ -24,6 +26,7 @@ from kwire.lang.bpftrace.settings import settings
 from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.inferred import settle
+from kwire.lang.tree import AttachPoint
 from kwire.lazy import NamedTuple
 from kwire.live import planner
 from kwire.live.plan import About, Made, Plan, Scope
@@ -47,9 +50,11 @@ def plan_script(
     scope: Scope = Scope(),  # noqa: B008
     command: int = 0,
     unsafe: bool = False,
+    only: str = "",
 ) -> Planned:
-    """The plan of a script; `words`: its arguments and options. Raises `LanguageError` with everything that
-    is wrong in it; KwireError.
+    """The plan of a script; `words`: its arguments and options; `only`: a regular expression that is found in
+    the places that are wanted, beside begin and end. Raises `LanguageError` with everything that is wrong in
+    it; KwireError.
     """
     began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     ahead = time.time_ns() - began
@@ -61,6 +66,7 @@ def plan_script(
         possible_cpus(),
         options,
         _address,
+        _variable,
         cgroups.paths,
         _users,
         _allocation,
@@ -69,6 +75,7 @@ def plan_script(
         unsafe,
     )
     made = probes(script, surroundings)
+    wanted = _chooser(only)
     chosen = settings(script, os.environ)
     planner = Planner(None, scope)
     maps = tuple(made[0].maps.values())
@@ -81,7 +88,7 @@ def plan_script(
     for probe in made:
         before = added
         unmatched: list[Diagnostic] = []
-        for point in probe.attach:
+        for point in filter(wanted, probe.attach):
             try:
                 planner.add_scripted(probe, point, optional=chosen["missing_probes"] != "error")
                 added += 1
@@ -109,13 +116,25 @@ def plan_text(
     scope: Scope,
     command: int,
     unsafe: bool,
+    only: str = "",
 ) -> Made:
     """`plan_script` for `plan_process`; what else is known is `About`."""
     script = read(name, text)
-    made = plan_script(script, words, scope=scope, command=command, unsafe=unsafe)
+    made = plan_script(script, words, scope=scope, command=command, unsafe=unsafe, only=only)
     declared = frozenset(f"@{one.id}" for one in script.maps)
     warnings = (line for one in made.missing for line in one.report(script.source, "WARNING"))
     return Made(made.plan, About(tuple(warnings), declared, made.cat_most))
+
+
+def _chooser(only: str) -> Callable[[AttachPoint], bool]:
+    """Which places are wanted. Raises KwireError."""
+    if not only:
+        return lambda point: True
+    try:
+        search = re.compile(only).search
+    except re.error as error:
+        raise KwireError("choose probes", only, f"it is no regular expression: {error}") from None
+    return lambda point: KINDS[point.kind].place == "trace" or search(str(point)) is not None
 
 
 def ready() -> None:
@@ -133,6 +152,20 @@ def _address(name: str) -> int | None:
 
     found = kernel_symbols().addresses(name)
     return found[0] if found else None
+
+
+def _variable(path: str, name: str) -> tuple[int, int] | None:
+    """The address and the bytes of a symbol of a program, or an address written as one. KwireError where the
+    file cannot be read.
+    """
+    from kwire.kernel.elf import Elf
+
+    if name[:2] == "0x":
+        return int(name, 16), 0
+    plain, _, offset = name.partition("+")
+    with Elf.open(path) as file:
+        found = next((one for one in file.symbols() if one.name == plain), None)
+    return None if found is None else (found.address + int(offset or 0), found.size)
 
 
 def _users() -> dict[int, str]:

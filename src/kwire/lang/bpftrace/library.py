@@ -3,10 +3,12 @@
 Invariant: each gives a tree that the checker would take from a script that says it at length.
 """
 
+import os
 import socket
 from collections.abc import Callable, Mapping
 
 from kwire.hints import TYPE_CHECKING, Final
+from kwire.kinds import file_and_name
 from kwire.lang import tree
 from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
@@ -14,6 +16,7 @@ from kwire.lang.bpftrace.constants import constant, text_constant
 from kwire.lang.bpftrace.maps import declaration, with_keys
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
+from kwire.words import article
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -116,6 +119,43 @@ def pton(low: "Lowering", node: s.Call) -> tree.Expr:
         raise TextError(node.arguments[0].span, message, "IPv6 is not supported yet") from None
 
 
+def uaddr(low: "Lowering", node: s.Call) -> tree.Expr:
+    """The address of a variable of the program: as far from where the probe is as in the program's file."""
+    span, site = node.span, low.site
+    name = text_constant(low, node.arguments[0])
+    file, _, place = file_and_name(site.target)
+    if name is None:
+        raise TextError(node.arguments[0].span, "the name is not a string", 'write uaddr("name")')
+    if site.kind != "uprobe":
+        raise TextError(span, f"{article(site.kind)} is in no program", "use it in a uprobe")
+    here, there = (low.surroundings.variable(file, one) for one in (place, name))
+    if here is None or there is None:
+        message = f"{file} has no variable {name}" if there is None else f"where {place} is is not known"
+        raise TextError(node.arguments[0].span, message, "compare nm")
+    words = (tree.String("ip", span),)
+    address = tree.Binary(
+        "add",
+        tree.Call("reg", words, (), span, node.function_span),
+        tree.Number(there[0] - here[0], span),
+        span,
+    )
+    size = there[1] if there[1] in (1, 2, 4, 8) else 8
+    return tree.Cast(f"u{8 * size} *", address, span, span)
+
+
+def cgroupid(low: "Lowering", node: s.Call) -> tree.Expr:
+    """The id of a control group, which is the number of its folder."""
+    [given] = node.arguments
+    path = text_constant(low, given)
+    if path is None:
+        raise TextError(given.span, "the path is not a string", 'write cgroupid("/sys/fs/cgroup/…")')
+    try:
+        return tree.Number(os.stat(path).st_ino, node.span)
+    except (OSError, ValueError) as error:
+        why = (error.strerror or str(error)).lower() if isinstance(error, OSError) else str(error)
+        raise TextError(given.span, f"{path}: {why}") from None
+
+
 def _cpus(low: "Lowering", span: Span) -> tree.Expr:
     return tree.Number(low.surroundings.cpus, span)
 
@@ -165,6 +205,8 @@ LIBRARY: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
     "nsecs": nsecs,
     "reg": reg,
     "pton": pton,
+    "uaddr": uaddr,
+    "cgroupid": cgroupid,
     "percpu_kaddr": percpu_kaddr,
     "is_err": is_err,
     "strlen": strlen,

@@ -25,11 +25,10 @@ from kwire.lazy import NamedTuple
 
 class Surroundings(NamedTuple):
     """What a script is run with: its arguments, the process id of the command (0: none), when it began in ns
-    of the monotonic clock, how many CPUs there can be; its options, by name; the
-    address of a kernel symbol (None: there is none); the control groups by their ids;
-    the users by their ids; the names of the flags of allocations (GFP); what the wall
-    clock is ahead of the monotonic one, in ns; the environment; whether what can change the system
-    is allowed.
+    of the monotonic clock, how many CPUs there can be; its options, by name; the address of a kernel symbol
+    (None: there is none); the address and the bytes of a symbol of a file (likewise); the control groups by
+    their ids; the users by their ids; the names of the flags of allocations (GFP); what the wall clock is
+    ahead of the monotonic one, in ns; the environment; whether what can change the system is allowed.
     """
 
     arguments: tuple[str, ...] = ()
@@ -38,6 +37,7 @@ class Surroundings(NamedTuple):
     cpus: int = 1
     options: Mapping[str, str | None] = {}
     symbol: Callable[[str], int | None] = lambda name: None
+    variable: Callable[[str, str], tuple[int, int] | None] = lambda file, name: None
     cgroups: Callable[[], Mapping[int, str]] = dict
     users: Callable[[], Mapping[int, str]] = dict
     allocation: Callable[[], Mapping[int, str]] = dict

@@ -47,7 +47,7 @@ _PRECEDENCE: Final = {op: level for level, ops in enumerate(s.LEVELS, 1) for op 
 _KEYWORDS: Final = frozenset(
     (
         *("if", "else", "while", "for", "unroll", "break", "continue", "return", "let", "import"),
-        *("sizeof", "offsetof", "typeinfo", "typeof", "comptime", "true", "false"),
+        *("sizeof", "offsetof", "container_of", "typeinfo", "typeof", "comptime", "true", "false"),
     )
 )
 
@@ -903,6 +903,8 @@ class Parser:
             return s.Bool(word == "true", self.span_of(token))
         if word in ("sizeof", "offsetof", "typeinfo"):
             return self.about_type(word)
+        if word == "container_of":
+            return self.container()
         if word == "comptime":
             self.next()
             return s.Comptime(self.unary(), self.since(token.start))
@@ -967,6 +969,25 @@ class Parser:
         if word == "sizeof":
             return s.Sizeof(of, span)
         return s.Offsetof(of, tuple(members), span) if word == "offsetof" else s.Typeinfo(of, span)
+
+    def container(self) -> s.Expr:
+        """`container_of(pointer, type, member)`: a pointer to the structure whose member that is."""
+        start = self.next().start
+        self.expect("(", "behind container_of")
+        pointer = self.expression()
+        self.expect(",", "between the pointer and the type")
+        of = self.type_or_value()
+        if not isinstance(of, s.Type) or not of.name:
+            raise TextError(of.span, "this is no type", "container_of(p, struct x, member)")
+        self.expect(",", "between the type and its member")
+        members = [self.word("the name of a member").text]
+        while self.take("."):
+            members.append(self.word("the name of a member").text)
+        self.expect(")", "to close container_of")
+        span = self.since(start)
+        number = s.Cast(s.Type("uint64", span), pointer, span)
+        whole = s.Binary("-", number, s.Offsetof(of, tuple(members), span), span)
+        return s.Cast(s.Type(f"{of.name} *", of.span), whole, span)
 
     def if_(self) -> s.If:
         """`if test { … } else if … else { … }`."""

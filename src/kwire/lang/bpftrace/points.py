@@ -71,11 +71,12 @@ def _unquoted(point: s.AttachPoint, arguments: tuple[str, ...]) -> str:
     return text
 
 
-_QUOTED: Final = pattern(r'(:?)"([^"]*)"?')
+_QUOTED: Final = pattern(r'(:?)"((?:[^"\\]|\\.)*)"?')
+_ESCAPED: Final = pattern(r"\\(.)")
 
 
 def _plain(quoted: "re.Match[str]") -> str:
     """What stands in quotes; a file's name with a colon in it keeps them."""
     colon, text = quoted.groups()
     file = colon and ":" in text and ":" not in quoted.string[: quoted.start()]
-    return quoted[0] if file else colon + text
+    return quoted[0] if file else colon + _ESCAPED.sub(r"\1", text)

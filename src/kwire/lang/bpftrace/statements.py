@@ -61,6 +61,8 @@ def perform(low: "Lowering", node: s.Expr, span: Span) -> list[tree.Stmt]:
         case s.Step(operand=operand, op=op):
             one = s.Int(1, node.span)
             return assign(low, s.Assign(operand, op[0], one, span))
+        case s.Call(function="delete", arguments=(s.Map(key=first), _, *_) as several) if first is not None:
+            return [maps.delete(low, node.replace(arguments=(one,))) for one in several]
         case s.Call():
             macro = meant(low.macros, node)
             if macro is None:

@@ -114,7 +114,9 @@ STATEMENTS: Final = (
     Word("print", "print(@map[, top[, div]]), print(value)", "print a map or a value", True, 1, 3),
     Word("clear", "clear(@map)", "empty a map", True, 1, 1),
     Word("zero", "zero(@map)", "set all values of a map to 0", True, 1, 1),
-    Word("delete", "delete(@map, key)", "remove a key; whether there was one", True, 1, 2),
+    Word(
+        "delete", "delete(@map, key), delete(@a[1], @b[2])", "remove keys; whether there was one", True, 1, 64
+    ),
     Word("exit", "exit(), exit(code)", "end the script", True, 0, 1),
     Word("join", "join(array)", "print an array of strings", True, 1, 2),
     Word("cat", 'cat("file")', "print a file", True, 1, 64),
@@ -202,12 +204,14 @@ FUNCTIONS: Final = (
     Word("nsecs", "nsecs(monotonic), nsecs(boot), nsecs(tai)", "the time by a clock", True, 0, 1),
     Word("reg", 'reg("ip")', "a register of the machine", True, 1, 1),
     Word("pton", 'pton("127.0.0.1")', "an IPv4 address, as it is on the wire", True, 1, 1),
+    Word("uaddr", 'uaddr("name")', "the address of a variable of the program, in uprobes", True, 1, 1),
+    Word("cgroupid", 'cgroupid("path")', "the id of a control group", True, 1, 1),
     Word("is_err", "is_err(p)", "whether an address is an error of the kernel", True, 1, 1),
     *(
         Word(name, f"{name}(…)", "", False, 0, 64)
         for name in (
-            *("uaddr", "cgroupid", "path", "strstr", "find", "socket_cookie", "dw_ustack"),
-            *("typeof", "str_concat", "memcmp", "container_of", "signal_thread", "is_literal"),
+            *("path", "strstr", "find", "socket_cookie", "dw_ustack"),
+            *("typeof", "str_concat", "memcmp", "signal_thread", "is_literal"),
             *("is_ptr", "is_str", "is_integer", "is_array", "strcap", "kfunc_exist", "kfunc_allowed"),
             *("usdt_arg", "is_unsigned"),
         )
