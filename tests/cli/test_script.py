@@ -203,7 +203,7 @@ def test_probes_are_listed() -> None:
     assert lines[0] == "tracepoint:sched:sched_process_exec"
     assert "    pid_t pid" in lines
     assert "tracepoint:sched:sched_process_exit" in lines
-    assert "struct list_head {" in lines
+    assert "vmlinux: struct list_head {" in lines
     assert lines[-1] == "profile:hz:"
     program = "interval:s:1 { } tracepoint:sched:sched_process_exi[t], BEGIN { }"
     assert kwire("-l", "-e", program).stdout.split() == [
