@@ -56,7 +56,8 @@ printf("%gr %d", 0xcc0, 7 / @q); @q = { let $v = 3; $v }; print(percpu_kaddr("ru
 ---
 struct two { int a; short b[2][2]; struct { char c[4]; } in[2]; };
 BEGIN { $n = (uint64)7; @s = *(struct two *)&$n; @k[*(struct two *)&$n, 1] = @s.b;
-print(@s.in); print((1, @s)); $c = container_of(&$n, struct two, b); @a[1] = 1; @b = 2; delete(@a[1], @a[2]); print($c.in[1].c); exit(); }
+print(@s.in); print((1, @s));
+$c = container_of(&$n, struct two, b); @a[1] = 1; @b = 2; delete(@a[1], @a[2]); print($c.in[1].c); exit(); }
 uprobe:/bin/sh:main { print(args); @all[args] = args; print(*uaddr("environ")); print(cgroupid("/sys")); }
 """
 OWN = TEXTS.split("---")
