@@ -72,10 +72,10 @@ struct flow {
 struct conversation {
 	uint64_t key[5];
 	uint64_t frames, missing, again, late, unsound;
-	uint64_t early[MAX_PARTS / 64];
+	uint64_t early[MAX_PARTS / 64], gone[MAX_PARTS / 64]; /* `gone`: numbers of streams that were passed, by their last bits */
 	struct chain held;
 	uint32_t next, start, bye, number;
-	uint8_t first, knows_next, knows_start, knows_bye, answered, unused[3];
+	uint8_t first, knows_next, knows_start, knows_bye, answered, has_gone, unused[2];
 };
 
 /* An IP packet that is not whole. */

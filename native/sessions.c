@@ -398,6 +398,38 @@ kept:
 
 /* --- DATA in order */
 
+static uint64_t gone_bit(uint32_t sequence) { return (uint64_t)1 << (sequence % 64); }
+
+static uint64_t *gone_word(struct conversation *c, uint32_t sequence) { return &c->gone[sequence % MAX_PARTS / 64]; }
+
+/* Goes on to a number; those before it have come, or are not taken any more. */
+static void advance(struct conversation *c, uint32_t to)
+{
+	for (uint32_t at = c->next, n = 0; c->has_gone && at != to && n < MAX_PARTS; at++, n++)
+		*gone_word(c, at) &= ~gone_bit(at);
+	c->next = to;
+}
+
+/* Goes on to a number of a stream, on which those before it cannot come any more; of a later stream they are taken. */
+static void pass_gone(struct conversation *c, uint32_t to)
+{
+	c->missing += to - c->next;
+	for (uint32_t at = c->next, n = 0; at != to && n < MAX_PARTS; at++, n++)
+		*gone_word(c, to - 1 - n) |= gone_bit(to - 1 - n);
+	c->has_gone = 1;
+	c->next = to;
+}
+
+/* Whether a number that was passed comes after all. */
+static int came_back(struct conversation *c, uint32_t sequence)
+{
+	if (!c->has_gone || c->next - sequence > MAX_PARTS || !(*gone_word(c, sequence) & gone_bit(sequence)))
+		return 0;
+	*gone_word(c, sequence) &= ~gone_bit(sequence);
+	c->missing--;
+	return 1;
+}
+
 static void take_held(struct engine *e, uint32_t number)
 {
 	struct conversation *c = &e->conversations[number];
@@ -406,7 +438,7 @@ static void take_held(struct engine *e, uint32_t number)
 		uint32_t place = c->held.head, size = NODE(e, place)->size;
 		kw_unhold(e, &c->held);
 		e->data_held -= size + PART_COST;
-		c->next++;
+		advance(c, c->next + 1);
 		take_inner(e, number, NODE_DATA(e, place), size, 0);
 	}
 }
@@ -418,7 +450,7 @@ static void pass_missing(struct engine *e, uint32_t number)
 	uint32_t first = NODE(e, c->held.head)->key;
 
 	c->missing += first - c->next;
-	c->next = first;
+	advance(c, first);
 	take_held(e, number);
 }
 
@@ -436,7 +468,8 @@ static int before_first(struct conversation *c, uint32_t sequence)
 	return 1;
 }
 
-static void take_data(struct engine *e, uint32_t number, uint32_t sequence, const uint8_t *p, uint64_t size)
+static void take_data(struct engine *e, uint32_t number, uint32_t sequence, const uint8_t *p, uint64_t size,
+		      int streamed)
 {
 	struct conversation *c = &e->conversations[number];
 
@@ -445,15 +478,19 @@ static void take_data(struct engine *e, uint32_t number, uint32_t sequence, cons
 		c->next = c->start = sequence;
 	}
 	int32_t ahead = (int32_t)(sequence - c->next);
+	if (ahead > 0 && streamed && !c->held.count) {
+		pass_gone(c, sequence);
+		ahead = 0;
+	}
 	if (!ahead) {
-		c->next++;
+		advance(c, sequence + 1);
 		take_inner(e, number, p, size, 0);
 		if (c->held.count)
 			take_held(e, number);
 		return;
 	}
 	if (ahead < 0) {
-		if (before_first(c, sequence)) {
+		if (before_first(c, sequence) || came_back(c, sequence)) {
 			c->late++;
 			take_inner(e, number, p, size, 0);
 		} else {
@@ -553,7 +590,8 @@ int kw_top_frame(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *
 	case TYPE_DATA:
 		f->roles[side] = ROLE_SOURCE;
 		f->roles[1 - side] = ROLE_SINK;
-		take_data(e, conversation_of(e, f), frame_id(p), p + FRAME_HEADER, size);
+		take_data(e, conversation_of(e, f), frame_id(p), p + FRAME_HEADER, size,
+			  (f->key[0] >> 32 & 0xff) == PROTOCOL_TCP);
 		break;
 	case TYPE_EVENT:
 	case TYPE_SCHEMA:

@@ -165,6 +165,33 @@ def test_in_a_stream_the_answer_to_a_hello_that_is_lost_names_the_session(net: A
     assert [one.token for one in capture.network.conversations] == [TOKEN]
 
 
+@pytest.mark.parametrize("first", [0, (1 << 32) - 4])
+def test_what_a_stream_has_lost_comes_when_the_session_is_resumed(net: Any, read: Any, first: int) -> None:
+    """DATA behind a hole does not wait for what was in it; in another stream that is taken, once."""
+    events = [net.event(number) for number in range(9)]
+    payloads = [b"".join(net.schema().frames()), *events]
+    data = [net.data((first + n) & 0xFFFFFFFF, payload) for n, payload in enumerate(payloads)]
+
+    def stream(port: int, parts: list[bytes], left_out: int = -1) -> list[bytes]:
+        made, at = [net.tcp(b"", 0, 2, ports=(port, 17800))], 1
+        for n, part in enumerate(parts):
+            if n != left_out:
+                made.append(net.tcp(part, at, ports=(port, 17800)))
+            at += len(part)
+        made.append(net.tcp(b"", at, 4, ports=(port, 17800)))
+        return [net.ethernet(net.ipv4(one, 6)) for one in made]
+
+    one = [Hello(TOKEN, 1, Role.SOURCE, False, first).frame(), *data]
+    again = [Hello(TOKEN, 1, Role.SOURCE, True, (first + 4) & 0xFFFFFFFF).frame(), *data[4:]]
+    found, capture = read(net.pcap(stream(40000, one, left_out=5)))
+    (session,) = capture.network.conversations
+    assert (found, session.missing, session.late, session.again) == (events[:3] + events[4:], 1, 0, 0)
+    found, capture = read(net.pcap(stream(40000, one, left_out=5) + stream(40001, again)))
+    (session,) = capture.network.conversations
+    assert (session.missing, session.late, session.again) == (0, 1, 5)
+    assert (found[:8], found[8:]) == (events[:3] + events[4:], events[3:4])
+
+
 @pytest.mark.parametrize("initiator", ROLES)
 def test_a_session_is_whole_where_its_beginning_is_there(net: Any, read: Any, initiator: Role) -> None:
     """A source's choice where numbers begin: without its HELLO or WELCOME nobody knows what was before."""

@@ -120,6 +120,7 @@ class Conversation:
         "_counted",
         "_early",
         "_first",
+        "_gone",
         "_held",
         "_parts",
         "_reader",
@@ -157,6 +158,7 @@ class Conversation:
         self._first: int | None = None  # the number seen first, where it may not be the first there was
         self._early = 0  # bit n: the number n before it is not awaited any more
         self._counted = False  # the others before it are counted as missing
+        self._gone: set[int] = set()  # numbers of streams that were passed, but may come on another
         self.guessed = self.began = self.answered = False
         self.next: int | None = None
         self.bye: int | None = None  # sequence number of the source's BYE
@@ -206,6 +208,7 @@ class Conversation:
         """Forget what was said of a session that never began."""
         self.next = self.bye = None
         self.began = False
+        self._gone.clear()
 
     def join(self, message: Hello | Welcome) -> bool:
         """Take what comes late for what this session began with; False where it is of another session."""
@@ -220,12 +223,15 @@ class Conversation:
         self.guessed = guess(message)
         return True
 
-    def data(self, sequence: int, payload: bytes) -> None:
-        """Take a DATA frame."""
+    def data(self, sequence: int, payload: bytes, *, streamed: bool = False) -> None:
+        """Take a DATA frame. `streamed`: it came in a stream, in which none before it comes any more."""
         if self.next is None:
             self.next = self._first = sequence
         ahead = distance(self.next, sequence)
-        if ahead < 0 and self._before_first(sequence):
+        if ahead > 0 and streamed and not self._parts:
+            self._pass_gone(self.next, ahead)
+            self.next, ahead = sequence, 0
+        if ahead < 0 and (self._before_first(sequence) or self._came_back(sequence)):
             self.late += 1
             self.inner(payload)
             return
@@ -270,6 +276,22 @@ class Conversation:
             return False
         self._early |= 1 << back
         self.missing -= self._counted
+        return True
+
+    def _pass_gone(self, first: int, count: int) -> None:
+        """Numbers of a stream are missing."""
+        self.missing += count
+        numbers = range(max(first, first + count - MAX_PARTS), first + count)
+        self._gone = {one for one in self._gone if distance(one, first + count) <= MAX_PARTS}
+        self._gone.update(number & MASK for number in numbers)
+
+    def _came_back(self, sequence: int) -> bool:
+        """Whether a number that was passed in a stream comes after all, in another one."""
+        assert self.next is not None
+        if sequence not in self._gone or distance(sequence, self.next) > MAX_PARTS:
+            return False
+        self._gone.remove(sequence)
+        self.missing -= 1
         return True
 
     def _take(self, sequence: int, payload: bytes) -> None:

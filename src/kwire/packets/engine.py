@@ -465,7 +465,8 @@ class Engine:
         row = self._memory.conversations[flow.conversation]
         known = row.frames or row.knows_start or row.held.count or row.answered
         if flow.conversation and not known:
-            row.knows_next = row.knows_bye = 0
+            row.knows_next = row.knows_bye = row.has_gone = 0
+            row.gone[:] = [0] * len(row.gone)
             self._conversation(flow.conversation).began = False
             return int(flow.conversation)
         if self._state.conversation_count > self._state.max_conversations:

@@ -45,7 +45,7 @@ FRAGMENTED: Final = MAX_PACKETS + 2
 FRAGMENT_BUCKETS: Final = 2048
 HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
 HOLD_SMALL: Final = 8 << 20  # … of which so much may lie about before it is put in order
-BATCHES: Final = 3  # memories for what is found, of which all but one may be with who reads it
+BATCHES: Final = 6  # memories for what is found, of which all but one may be with who reads it
 OUT_ROOM: Final = OUT_FULL + RESERVE
 LIMIT: Final = FOUND_FULL + RESERVE // 8
 
@@ -141,14 +141,15 @@ class ConversationRow(ctypes.Structure):
         *((name, U64) for name in ("frames", "missing", "again", "late", "unsound")),
         *(
             ("early", U64 * (MAX_PARTS // 64)),
+            ("gone", U64 * (MAX_PARTS // 64)),
             ("held", Chain),
             ("next", U32),
             ("start", U32),
             ("bye", U32),
             ("number", U32),
         ),
-        *((name, U8) for name in ("first", "knows_next", "knows_start", "knows_bye", "answered")),
-        ("unused", U8 * 3),
+        *((name, U8) for name in ("first", "knows_next", "knows_start", "knows_bye", "answered", "has_gone")),
+        ("unused", U8 * 2),
     )
 
 

@@ -469,7 +469,8 @@ class Network:
         kind = frame.header.type
         if kind == Type.DATA:
             flow.roles[direction], flow.roles[1 - direction] = Role.SOURCE, Role.SINK
-            self._conversation(flow).data(frame.header.id, frame.payload)
+            streamed = flow.protocol == Ip.TCP
+            self._conversation(flow).data(frame.header.id, frame.payload, streamed=streamed)
         elif kind in (Type.EVENT, Type.SCHEMA, Type.LOST, Type.TABLE):
             flow.roles[direction] = flow.roles[direction] or Role.SOURCE
             self._conversation(flow).inner(data[frame.offset : frame.offset + frame.header.length])
