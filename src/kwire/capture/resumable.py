@@ -198,6 +198,21 @@ class ResumableWriter(Writer):
             self._base, self._id = base, name
             raise FullError("open capture", target, "no room for its beginning")
 
+    def turn(self) -> bool:
+        """Begin the next file of a rotation where its time has come, though nothing comes; whether it was so.
+        A file that holds nothing stays.
+        """
+        counts = self._rows[walk.ROW_STORED :: walk.ROW_WORDS]
+        if not self._file.number or not (any(counts) or any(self._lost)) or not self._late():
+            return False
+        self.flush()
+        return self._late() and self._rotate()
+
+    def _late(self) -> bool:
+        """Whether the time of the file is over, and all in it is whole."""
+        opened, seconds = self._file.opened, self._rotate_seconds
+        return bool(seconds) and time.monotonic() - opened >= seconds and self._due()
+
     @property
     def target(self) -> str:
         """The path that the names of its files are made of."""

@@ -46,6 +46,7 @@ from kwire.words import human_size, lost, plural
 
 if TYPE_CHECKING:
     from kwire.broker.client import Broker
+    from kwire.cli.parquet import Feeder, LakeProcess
     from kwire.collector.intake import Intake
     from kwire.metrics.endpoint import Endpoint
 
@@ -70,6 +71,9 @@ examples:
 """
 
 DEFAULT = "captures"
+LAKE_ROTATES = (256 << 20, 300.0)
+"""Bytes and seconds after which captures are finished for a lake, where nothing else is said."""
+
 CONFIGURATION = "collector.toml"
 AT_ONCE = frozenset(
     {"keep", "hosts", "tls-cert", "tls-key", "tls-ca"}
@@ -125,6 +129,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="remove finished captures beyond so much (100G), or written so long ago (7d); both may be given",
     )
     where.add_argument(
+        "--parquet",
+        metavar="DIR",
+        help="add finished captures to the lake in DIR; without --rotate they are finished after 256M or 5m",
+    )
+    where.add_argument(
         "--sync", action="store_true", help="acknowledge only what is on the disk, power cuts included"
     )
     whom.add_argument(
@@ -137,7 +146,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 class Run:
     """One run of the verb: the loop, the collector, and what ends it."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, lake: "LakeProcess | None" = None) -> None:
         self.args = args
         self.loop = Loop()
         self.start = time.monotonic()
@@ -149,9 +158,12 @@ class Run:
             self.loop, _place(args), session_settings(args, Settings()), say=self.news.say, hosts=hosts
         )
         keep = _keep(args)
-        self.retention: Retention | None = None
-        if keep != Keep():
-            self.retention = Retention(self.loop, self.collector.storage, keep, self.news.say)
+        self.feeder: Feeder | None = None
+        if lake is not None:
+            from kwire.cli import parquet
+
+            self.feeder = parquet.Feeder(self.loop, self.collector.storage, lake, self.news.say)
+        self.retention = self._retention(keep) if keep != Keep() else None
         self.roster = Roster(hosts, self.collector.place.folder.known())
         self.left = False
         """SIGTERM: sessions go on with the next collector."""
@@ -162,6 +174,13 @@ class Run:
         self.connectors: list[Connector] = []
         self.ending = False
         self._told: set[str] = set()
+
+    def _retention(self, keep: Keep) -> Retention:
+        """What removes old captures that are in the lake, if there is one."""
+        made = Retention(self.loop, self.collector.storage, keep, self.news.say)
+        if self.feeder is not None:
+            made.needed.append(self.feeder.needs)
+        return made
 
     def open(self) -> None:
         """Listen and connect."""
@@ -243,6 +262,8 @@ class Run:
         """Collect until something ends it."""
         if self.retention is not None:
             self.retention.begin()
+        if self.feeder is not None:
+            self.feeder.begin()
         if self.broker is not None:
             self.broker.start()
         self.loop.at(self.loop.now() + TICK, self._tick)
@@ -266,7 +287,7 @@ class Run:
             self.retention.stop()
             self.retention.keep = keep
         elif keep != Keep():
-            self.retention = Retention(self.loop, self.collector.storage, keep, self.news.say)
+            self.retention = self._retention(keep)
         if self.retention is not None:
             self.retention.begin()
         for key in changed:
@@ -323,6 +344,8 @@ class Run:
         if self.endpoint is not None:
             self.endpoint.close()
         self.loop.turn(0)
+        if self.feeder is not None:
+            self.feeder.finish()
         self.loop.close()
         self._keep_known()
         self.collector.place.folder.close()
@@ -338,6 +361,8 @@ class Run:
         if self.retention is not None:
             gone = self.retention
             summary["removed"] = {"files": gone.removed_files, "bytes": gone.removed_bytes}
+        if self.feeder is not None:
+            summary["lake"] = self.feeder.summary()
         return summary
 
     def _look(self) -> None:
@@ -399,7 +424,8 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         return _check(args)
     allow_descriptors()
-    job = Run(args)
+    lake = _lake(args) if args.parquet is not None else None  # before there is a thread, or a socket
+    job = Run(args, lake)
     try:
         job.open()
         for problem in confinement.collector(job.servers):
@@ -416,6 +442,7 @@ def run(args: argparse.Namespace) -> int:
     report(summary)
     missing = summary["lost"] or (summary["unproven"] and not job.left)
     wrong = summary["problems"] or summary["failures"] or (summary["unreached"] and not job.left)
+    wrong = wrong or summary.get("lake", {}).get("trouble")
     return worst(NOT_WHOLE if missing else OK, FAILED if wrong else OK)
 
 
@@ -430,7 +457,10 @@ def _check(args: argparse.Namespace) -> int:
         from kwire.metrics.endpoint import metrics_address
 
         metrics_address(args.metrics)
-    check_folder(os.path.dirname(os.path.abspath(args.merge)) if args.merge else args.folder or DEFAULT)
+    check_folder(_folder(args))
+    if args.parquet is not None:
+        _lake_apart(args)
+        check_folder(args.parquet)
     brokers = [text for text in args.origins if is_broker(text)]
     if brokers and (args.merge is not None or len(brokers) > 1):
         cause = "--merge takes agents, not a broker" if args.merge else "there is more than one"
@@ -449,6 +479,21 @@ def _check(args: argparse.Namespace) -> int:
     return OK
 
 
+def _lake_apart(args: argparse.Namespace) -> None:
+    """KwireError where captures and Parquet would lie in one directory."""
+    if os.path.realpath(_folder(args)) == os.path.realpath(args.parquet):
+        cure = "name a directory of its own"
+        raise KwireError("collect", f"--parquet {args.parquet}", "the captures lie there", cure)
+
+
+def _lake(args: argparse.Namespace) -> "LakeProcess":
+    """The process that makes Parquet of what is finished."""
+    from kwire.cli.parquet import LakeProcess
+
+    _lake_apart(args)
+    return LakeProcess(args.parquet, _folder(args))
+
+
 def report(summary: dict[str, Any]) -> None:
     """Say on standard error what was collected, a line a host."""
     for host in summary["hosts"]:
@@ -462,6 +507,9 @@ def report(summary: dict[str, Any]) -> None:
         tell(f"nothing could be taken from {address}: it was not reached")
     if not summary["hosts"]:
         tell("no events")
+    if lake := summary.get("lake"):
+        captures = plural(lake["captures"], "capture")
+        tell(f"{plural(lake['events'], 'event')} of {captures} added to {lake['path']}")
 
 
 def _keep(args: argparse.Namespace) -> Keep:
@@ -469,9 +517,9 @@ def _keep(args: argparse.Namespace) -> Keep:
     sizes, times = ([one[part] for one in args.keep if one[part]] for part in (0, 1))
     if len(sizes) > 1 or len(times) > 1:
         raise KwireError("keep", "captures", "--keep takes a size and a time, one of each", "leave one out")
-    if args.merge is not None and args.keep and args.rotate == (0, 0.0):
+    if args.merge is not None and args.keep and _rotation(args) == (0, 0.0):
         raise KwireError("keep", args.merge, "one file is never finished", "give --rotate, or -w")
-    if sizes and sizes[0] < 2 * args.rotate[0]:
+    if sizes and sizes[0] < 2 * _rotation(args)[0]:
         cause = f"--keep {human_size(sizes[0])} holds no two files of --rotate"
         raise KwireError("keep", "captures", cause, "keep more, or rotate sooner")
     return Keep(*times[:1] or [0.0], *sizes[:1])
@@ -482,9 +530,20 @@ def _one_place(args: argparse.Namespace) -> None:
         raise KwireError("collect", args.merge, "-w and --merge exclude each other", "give one of them")
 
 
+def _folder(args: argparse.Namespace) -> str:
+    """Where the captures are."""
+    return os.path.dirname(os.path.abspath(args.merge)) if args.merge else args.folder or DEFAULT
+
+
+def _rotation(args: argparse.Namespace) -> tuple[int, float]:
+    """After how many bytes or seconds a file is finished; 0: not by these."""
+    rotate: tuple[int, float] = args.rotate
+    return LAKE_ROTATES if args.parquet is not None and rotate == (0, 0.0) else rotate
+
+
 def _place(args: argparse.Namespace) -> CaptureTarget:
     _one_place(args)
-    options = Options(args.rotate[0], args.rotate[1], args.sync)
+    options = Options(*_rotation(args), args.sync)
     if args.merge is not None:
         path = os.path.abspath(args.merge)
         return CaptureTarget(Folder(os.path.dirname(path)), path, options)

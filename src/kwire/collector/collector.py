@@ -669,8 +669,11 @@ class Collector(Handler):
             self.loop.contain(error)
 
     def look(self) -> None:
-        """Look for what others did to the folder and its captures; called now and then."""
+        """Look for what others did to the folder and its captures, and for rotations whose time has come;
+        called now and then.
+        """
         self.storage.mend()
+        self.storage.turn()
 
     # ------------------------------------------------------------------ clocks
 

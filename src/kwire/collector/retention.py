@@ -18,6 +18,7 @@ from kwire.capture import identity
 from kwire.capture.output import CaptureError
 from kwire.capture.removed import Removed, read_ledger, write_ledger
 from kwire.collector.checkpoint import CheckpointError
+from kwire.collector.collected_session import CaptureTarget
 from kwire.collector.storage import Storage
 from kwire.transport.loop import Loop, Timer
 from kwire.words import human_size, plural
@@ -73,9 +74,7 @@ class Retention:
         self.trouble = ""
         """Why something cannot be removed that should go; empty where there is nothing."""
         self._loop, self._storage, self._say = loop, storage, say
-        place = storage.place
-        self._folder = os.path.dirname(place.merged) if place.merged else place.folder.path
-        self._ours = _rotation(os.path.basename(place.merged)) if place.merged else _OURS
+        self._folder, self._ours = captures_of(storage.place)
         self._round: Iterator[None] | None = None
         self._timer: Timer | None = None
 
@@ -200,6 +199,13 @@ class Retention:
         until = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(gone[-1].written // 10**9))
         which = gone[0].name if len(gone) == 1 else f"{plural(len(gone), 'file')}, the last {gone[-1].name}"
         self._say(f"removed {which} ({size}, written until {until}): kept are {self.keep}")
+
+
+def captures_of(place: CaptureTarget) -> tuple[str, re.Pattern[str]]:
+    """The folder in which a collector's captures lie, and what their names are like."""
+    if place.merged:
+        return os.path.dirname(place.merged), _rotation(os.path.basename(place.merged))
+    return place.folder.path, _OURS
 
 
 def _rotation(name: str) -> re.Pattern[str]:

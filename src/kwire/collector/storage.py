@@ -71,6 +71,7 @@ class Storage:
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
         self._done: dict[bytes, StoredSession] = {}  # ended here, by token: checkpoints may be removed
+        self._merged_left: tuple[str, int] | None = None  # the same of a merged capture
         self._parked: dict[str, tuple[str, int]] = {}
         # Checkpoints of sessions that may come back → the capture they left, and the number of its last file.
         self._adrift: dict[str, Checkpoint] = {}  # removed ones, by path, of stores that were left
@@ -253,6 +254,8 @@ class Storage:
 
     def _park(self, store: Store) -> None:
         """Note where the sessions of a closed store may go on."""
+        if store.opened and store.merged:
+            self._merged_left = store.held
         token = next((one.token for one in store.stored_sessions.values() if not one.done), None)
         if store.opened and not store.merged and token is not None:
             self._parked[self.place.folder.checkpoint(token)] = store.held
@@ -264,6 +267,11 @@ class Storage:
             if open_capture == capture and number >= first:
                 return True
         return False
+
+    def may_go_on(self, capture: str, number: int) -> bool:
+        """Whether a session that is away may go on in a file of a capture, which is not in use now."""
+        left = [*self._parked.values(), *filter(None, [self._merged_left])]
+        return any(capture == which and number >= first for which, first in left)
 
     def release(self, capture: str, number: int) -> None:
         """A file that is not in use goes: where a session that is away would go on in it, its checkpoint is
@@ -325,6 +333,17 @@ class Storage:
             self._told.taken()
             for stored_session in stored_sessions:
                 self._told.safe(stored_session)
+
+    def turn(self) -> None:
+        """Begin the next files of rotations whose time has come, where nothing comes that would."""
+        for store in [*self.stores, *filter(None, [self._merged])]:
+            if store.closed:
+                continue
+            try:
+                if store.turn():
+                    self.soon(store)
+            except Exception as error:
+                self._told.failed(store, error)
 
     def mend(self) -> bool:
         """Make the folder again where others have removed it, and the checkpoints; whether that was so."""

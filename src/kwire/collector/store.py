@@ -440,6 +440,16 @@ class Store:
 
     # --- what is safe
 
+    def turn(self) -> bool:
+        """Begin the next file of a rotation where its time has come, though nothing comes; whether it was so:
+        then a commit is due. CaptureError.
+        """
+        self._packing.use(self)
+        if not self.stored_sessions or not self.writer.turn():
+            return False
+        self._touched[next(iter(self.stored_sessions.values()))] = None
+        return True
+
     def flush(self) -> None:
         """Let go of the shared buffer."""
         self.writer.flush()

@@ -1,0 +1,125 @@
+"""`kwire collect --parquet`: what is stored is in the lake, once, whoever is killed when."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.collector.test_collect_command import Commands, stored, until
+
+from kwire.errors import KwireError
+
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    commands = Commands(tmp_path)
+    yield commands
+    for process in commands.processes:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def in_lake(path: Path) -> Counter[int]:
+    """How often each event is there, by its time."""
+    from pyarrow import parquet
+
+    found: Counter[int] = Counter()
+    for file in path.glob("lake/**/*.parquet"):
+        found.update(parquet.ParquetFile(file).read(["time_ns"]).column("time_ns").to_pylist())
+    return found
+
+
+def test_killed_again_and_again_each_event_is_in_the_lake_once(commands: Commands) -> None:
+    options = ("-w", "in", "--parquet", "lake", "--rotate", "256K")
+    collector = commands.collect(*options)
+    replay = commands.replay(24_000, "--rate", "12000", "--numbered")
+    for number in (1, 2):
+        until(lambda number=number: len(list(commands.path.glob("lake/**/*.parquet"))) > number)  # type: ignore[misc]
+        collector.kill()
+        collector.communicate()
+        assert set(in_lake(commands.path).values()) == {1}
+        collector = commands.collect(*options)
+    told = commands.sent(replay)
+    assert (told["events"], told["lost"]) == (24_000, 0)
+    summary = commands.summary(collector)
+    assert (summary["status"], summary["problems"], summary["lake"]["trouble"]) == (0, [], "")
+    assert stored(*sorted((commands.path / "in").glob("*.pcapng"))) == 24_000
+    found = in_lake(commands.path)
+    assert len(found) == 24_000
+    assert set(found.values()) == {1}
+    accounts = list(commands.path.glob("lake/.kwire/captures/*.json"))
+    assert len(accounts) == len(list((commands.path / "in").glob("*.pcapng")))
+
+
+def test_a_session_that_goes_on_with_the_next_collector_is_in_the_lake_before_and_once_after(
+    commands: Commands,
+) -> None:
+    options = ("-w", "in", "--parquet", "lake")
+    collector = commands.collect(*options)
+    replay = commands.replay(12_000, "--rate", "12000", "--numbered")
+    until(lambda: any(path.stat().st_size > 50_000 for path in (commands.path / "in").glob("*.pcapng")))
+    first = commands.summary(collector, 15)
+    assert first["lake"]["captures"] == 1
+    assert sum(in_lake(commands.path).values()) == first["events"] > 0
+    collector = commands.collect(*options)
+    assert commands.sent(replay)["lost"] == 0
+    commands.summary(collector)
+    found = in_lake(commands.path)
+    assert (len(found), set(found.values())) == (12_000, {1})
+
+
+def test_what_cannot_be_added_is_said_and_kept(commands: Commands) -> None:
+    folder = commands.path / "in"
+    folder.mkdir()
+    broken = folder / "web1-20260101-000000.pcapng"
+    broken.write_bytes(b"no capture" * 100)
+    collector = commands.collect("-w", "in", "--parquet", "lake")
+    summary = commands.summary(collector)
+    assert summary["status"] == 1
+    assert summary["lake"]["captures"] == 0
+    assert f"{broken.relative_to(commands.path)}" in summary["lake"]["trouble"]
+    assert summary["said"].count(summary["lake"]["trouble"]) == 1
+    assert broken.exists()
+
+
+@pytest.mark.parametrize(
+    ("lake", "says"),
+    [
+        ("in", "the captures lie there"),
+        ("full", "it has other files, and is no lake"),
+        ("file", "File exists"),
+    ],
+)
+def test_mistakes_are_one_line(commands: Commands, lake: str, says: str) -> None:
+    (commands.path / "full").mkdir()
+    for name in ("full/x", "file"):
+        (commands.path / name).touch()
+    arguments = ("-w", "in", "--parquet", lake, "--listen", commands.address)
+    process = commands.start(*_collect(), *arguments)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.count("\n")) == (1, 1), err
+    assert says in err
+
+
+def _collect() -> list[str]:
+    from tests.collector.test_collect_command import COMMAND
+
+    return [*COMMAND, "collect"]
+
+
+def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kwire.cli.parquet import LakeProcess
+
+    find: Callable[..., Any] = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name))
+    with pytest.raises(KwireError, match=r"pyarrow is not installed; pip install 'kwire\[query\]'"):
+        LakeProcess(str(tmp_path / "lake"), str(tmp_path))
+    assert os.listdir(tmp_path) == []
