@@ -198,7 +198,9 @@ def main() -> None:
     loop = Loop()
     broker = None
     if is_broker(args.address):
-        broker = Broker(loop, parse_broker(args.address), Login(), lambda text: print(text, file=sys.stderr))
+        broker = Broker(
+            loop, parse_broker(args.address), Login(), lambda text, event="", /: print(text, file=sys.stderr)
+        )
     address = broker.address if broker is not None else parse(args.address)
     settings = Settings(memory=args.memory)
     if address.datagrams:
@@ -208,7 +210,9 @@ def main() -> None:
     for number in range(args.agents):
         host = f"{args.host}-{number}" if args.agents > 1 else args.host
         about = {"host": host, "kernel": os.uname().release, "tool": "replay"}
-        line = Line(loop, address, settings, about, lambda text: None, tls, args.insecure, broker=broker)
+        line = Line(
+            loop, address, settings, about, lambda text, event="", /: None, tls, args.insecure, broker=broker
+        )
         agents.append(Replay(line, host, frames, args.events, args.rate, args.hold, args.spool))
     while not all(agent.over for agent in agents):
         loop.turn(0.1)

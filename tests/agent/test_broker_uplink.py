@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from brokers import Server, ask, free_ports, init, messages, needed
+from said import Said
 
 from kwire.agent import spool as spools
 from kwire.agent.broker_uplink import BrokerUplink
@@ -80,14 +81,14 @@ class World:
 
     def __init__(self, url: str, login: Login = Login()) -> None:  # noqa: B008
         self.loop = Loop()
-        self.said: list[str] = []
-        self.broker = Broker(self.loop, parse_broker(url), login, self.said.append)
+        self.said = Said()
+        self.broker = Broker(self.loop, parse_broker(url), login, self.said)
         self.cargo = Cargo()
 
     def uplink(self, hold: Hold | None = None) -> BrokerUplink:
         about = {"host": "here", "name": "web1.example"}
         address = self.broker.address
-        line = Line(self.loop, address, Settings(), about, self.said.append, broker=self.broker)
+        line = Line(self.loop, address, Settings(), about, self.said, broker=self.broker)
         return BrokerUplink(line, self.broker, hold or MemoryHold(1 << 20, FIRST), self.cargo)
 
     def until(self, condition: Callable[[], Any]) -> None:
@@ -130,7 +131,12 @@ def test_payloads_go_as_they_are_and_say_what_came_before(server: Server, world:
     assert ids == [f"{session}-{first + index}" for index in range(7)]
     counts = [(read_counts(one.headers[BEFORE]), read_counts(one.headers[AFTER])) for one in found]
     assert counts == [({}, {}), ({}, {1: 1}), *(({1: n}, {1: n + 1}) for n in range(1, 5)), ({1: 5}, {1: 5})]
-    assert (link.sessions, link.reconnects, world.said, world.cargo.finished) == (1, 0, [], True)
+    assert (link.sessions, link.reconnects, world.said.events, world.cargo.finished) == (
+        1,
+        0,
+        ["connected"],
+        True,
+    )
 
 
 def test_the_bucket_says_what_a_session_is(server: Server, world: World) -> None:

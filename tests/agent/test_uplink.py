@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytest
+from said import Said
 
 from kwire.agent import uplink as uplinks
 from kwire.agent.uplink import Line, MemoryHold, Uplink
@@ -63,11 +64,11 @@ class Cargo:
 class World:
     def __init__(self, net: Any) -> None:
         self.net = net
-        self.said: list[str] = []
+        self.said = Said()
         self.cargo = Cargo(net)
 
     def uplink(self, address: Any, settings: Settings = Settings()) -> Uplink:  # noqa: B008
-        line = Line(self.net.loop, address, settings, {"host": "here"}, self.said.append)
+        line = Line(self.net.loop, address, settings, {"host": "here"}, self.said)
         self.link = Uplink(line, MemoryHold(1 << 20, [b"first"]), self.cargo)
         return self.link
 
@@ -96,7 +97,7 @@ def test_a_session_from_beginning_to_end(net: Any, world: World) -> None:
     net.until(lambda: link.finished)
     assert world.cargo.finished
     assert received(net) == [b"first", *numbers(1, 5)]
-    assert (link.sessions, link.reconnects, world.said) == (1, 0, [])
+    assert (link.sessions, link.reconnects, world.said.events) == (1, 0, ["connected"])
 
 
 def test_a_collector_that_leaves_gets_the_rest_in_a_new_session(net: Any, world: World) -> None:
@@ -107,8 +108,8 @@ def test_a_collector_that_leaves_gets_the_rest_in_a_new_session(net: Any, world:
     net.run(0.1)  # acknowledged
     [peer] = listener.peers.values()
     peer.close("that is enough")
-    net.until(lambda: world.said)
-    assert "a new session begins: that is enough" in world.said[0]
+    net.until(lambda: "session_anew" in world.said.events)
+    assert world.said[1].endswith("a new session begins: that is enough")
     world.cargo.put(5)
     net.until(lambda: len(received(net)) >= 17)
     link.close("done")
@@ -208,8 +209,8 @@ def test_a_failure_in_any_call_ends_one_session_and_not_the_agent(
     monkeypatch.setattr("kwire.transport.connect.SHORTEST", 0.02)
     monkeypatch.setattr("kwire.transport.connect.LONGEST", 0.02)
     address = net.listen().address
-    failures: list[str] = []
-    net.loop.report = failures.append
+    failures = Said()
+    net.loop.report = failures
     worlds = World(net), World(net)
     worlds[1].cargo.number = 100
     unsure: set[bytes] = set()  # the call that takes them raised

@@ -149,7 +149,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(connect, "LONGEST", 0.05)
     monkeypatch.setattr(storage, "AGAIN", 0.02)
     site = Site(tmp_path)
-    site.loop.report = site.said_of_failures.append
+    site.loop.report = site.said_of_failures
     yield site
     for connector in site.connectors:
         connector.close()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from said import Said
 from site_of_one import Site, events, numbers, schema
 
 from kwire.agent import uplink
@@ -51,8 +52,8 @@ class Delivery:
 
     def __init__(self, site: Site, path: Path, adopt: bool = True) -> None:
         self.site = site
-        self.said: list[str] = []
-        line = Line(site.loop, site.address, Settings(), {"host": "web1"}, self.said.append)
+        self.said = Said()
+        line = Line(site.loop, site.address, Settings(), {"host": "web1"}, self.said)
         [(spool, self.wrong)] = recover(str(path), 8 * MB, 8 * MB, adopt)
         assert spool is not None
         self.spool: Spool = spool
@@ -86,7 +87,8 @@ def test_a_spool_that_was_never_sent_is_delivered_from_one_of_its_copies(site: S
     for name in ("copy1", "copy2"):
         shutil.copytree(site.path / "spool", site.path / name)
     site.open()
-    lost, said = [], []
+    lost: list[int] = []
+    said: list[str] = []
     for name in ("copy1", "spool", "copy2"):
         delivery = Delivery(site, site.path / name).until_done()
         lost.append(delivery.lost)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from said import Said
 from verified import verify_file
 
 from kwire.capture.reader import Capture
@@ -99,15 +100,15 @@ class Site:
         self.path = path
         self.loop = Loop()
         self.connectors: list[Connector] = []
-        self.said_of_failures: list[str] = []
+        self.said_of_failures = Said()
         self.address = Address("unix", path=str(path / "socket"))
         self.collector: Collector
         self.listener: Listener
 
     def open(self, merged: str = "", settings: Settings = Settings(), **options: Any) -> Collector:  # noqa: B008
         place = CaptureTarget(Folder(str(self.path / "in")), merged, Options(**options))
-        self.said: list[str] = []
-        self.collector = Collector(self.loop, place, settings, say=self.said.append)
+        self.said = Said()
+        self.collector = Collector(self.loop, place, settings, say=self.said)
         self.roster = Roster()
         self.listener = self.listen(self.address)
         return self.collector
@@ -117,7 +118,7 @@ class Site:
         collector = self.collector
         return listen(
             self.loop, address, collector.choose, collector.handler_for, roster=self.roster,
-            said=self.said.append, **more,
+            said=self.said, **more,
         )  # fmt: skip
 
     def close(self, kill: bool = False) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from said import Said
 
 from kwire.errors import KwireError
 from kwire.metrics import endpoint as served
@@ -230,8 +231,8 @@ def test_who_leaves_in_the_middle_stops_the_scrape(site: Site, monkeypatch: pyte
 
 
 def test_a_source_that_fails_ends_its_scrape_alone(site: Site) -> None:
-    said: list[str] = []
-    site.loop.report = said.append
+    said = Said()
+    site.loop.report = said
     site.samples = [Sample("kwire_no_such_metric", 1)]
     assert site.ask() == b""
     assert "metrics: failed: KeyError" in said[0]

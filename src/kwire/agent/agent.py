@@ -227,15 +227,15 @@ class Courier:
                 self._troubles[spool.path] = trouble
                 if trouble:
                     rest = "what comes waits in memory, what finds no room is lost"
-                    self.line.say(f"spool {spool.path}: {trouble}; {rest}")
+                    self.line.say(f"spool {spool.path}: {trouble}; {rest}", "disk")
                 elif not uplink.finished:
-                    self.line.say(f"spool {spool.path}: it is written again")
+                    self.line.say(f"spool {spool.path}: it is written again", "disk_well")
         self._say_harm()
 
     def _say_harm(self) -> None:
         for spool in self.spools:
             for harm in spool.harm():
-                self.line.say(f"spool {spool.path}: {harm}")
+                self.line.say(f"spool {spool.path}: {harm}", "disk")
 
 
 class Agent(Courier):
@@ -313,7 +313,8 @@ class Agent(Courier):
         if Cause.SENDER_FULL in self.sink.losses and not self._warned:
             self._warned = True
             self.line.say(
-                f"{self.line.address} is too slow, or away: events find no room and are counted lost"
+                f"{self.line.address} is too slow, or away: events find no room and are counted lost",
+                "events_lost",
             )
 
     @property

@@ -224,7 +224,8 @@ class BrokerUplink:
         if epoch != self._epoch or self._left:
             return
         self._line.say(
-            f"{self._line.address}: a new session begins: another copy of this source went on with it"
+            f"{self._line.address}: a new session begins: another copy of this source went on with it",
+            "session_anew",
         )
         self._anew(superseded=True)
 
@@ -291,7 +292,7 @@ class BrokerUplink:
             return
         if trouble:
             self._refused = True
-            self._broker.tell(f"{self._line.address}: {trouble}; what comes waits here")
+            self._broker.tell(f"{self._line.address}: {trouble}; what comes waits here", "refused")
         queue = self.hold.send_queue
         first, after = queue.first, (queue.next - queue.first) & MASK
         for number in numbers:

@@ -18,13 +18,15 @@ from kwire.agent.trace_process import Launcher
 from kwire.capture import walk
 from kwire.errors import KwireError
 from kwire.transport import clock
+from kwire.transport.life import Say
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello
 from kwire.wire.frame import MASK, Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import losses_in
-from kwire.wire.session import Role, Session, Settings
+from kwire.wire.session import Complained, Role, Session, Settings, State
+from kwire.words import plural
 
 MOST_COUNTED: Final = 1 << 12
 """Probes whose events are counted fast."""
@@ -38,6 +40,8 @@ class Client(Handler):
 
     def __init__(self, server: "Server", identity: str, address: str) -> None:
         self.peer: Peer | None = None
+        self.name = f"client {address}"
+        """What people call it."""
         self.trace_process: Channel | None = None
         self.lost = 0
         """Events that it will not get; known when the server is closed."""
@@ -53,6 +57,11 @@ class Client(Handler):
 
     def established(self, peer: Peer) -> None:
         """The client is there, or there again."""
+        self.name = f"client {peer.identity} at {peer.address}" if peer.identity else f"client {peer.address}"
+        if self.peer is None:
+            self._server.say(f"{self.name} has come", "session_begun")
+        else:
+            self._server.say(f"{self.name} is back", "session_back")
         self.peer = peer
 
     def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
@@ -78,8 +87,20 @@ class Client(Handler):
         """There is room again."""
         self._go_on()
 
+    def complained(self, peer: Peer, problem: object) -> None:
+        """The client broke the protocol, or says that we did."""
+        text = problem.sentence if isinstance(problem, Complained) else f"is in trouble: {problem}"
+        self._server.say(f"{self.name} {text}", "peer")
+
+    def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
+        """The connection is lost: the client may come back."""
+        if new is State.SUSPENDED:
+            self._server.say(f"{self.name} is gone for now: {why}", "session_lost")
+
     def closed(self, peer: Peer, why: str) -> None:
         """The client has gone: so goes the trace process."""
+        if self.peer is not None:
+            self._server.say(f"{self.name} has ended: {why}", "session_ended")
         self._drop()
         self._server.forget(self)
 
@@ -160,6 +181,9 @@ class Client(Handler):
         elif type == Type.REPLY:
             self._traces = self._traces and "error" not in what
             self._server.traces += self._traces
+            if self._traces:
+                probes = plural(int(what.get("probes", 0)), "description")
+                self._server.say(f"{self.name} traces: {probes}", "trace_begun")
             self.peer.session.reply(self._number, what, self._server.loop.now())
             if not self._traces:
                 self._drop()
@@ -248,6 +272,7 @@ class Server:
         policy: Policy,
         settings: Settings,
         about: Mapping[str, Any],
+        say: Say = lambda text, event="note", /: None,
     ) -> None:
         self.loop = loop
         self.launcher = launcher
@@ -262,6 +287,8 @@ class Server:
         """What is in these, where somebody wants to know."""
         self.stopping = False
         """Who has a session may take it up again, nobody else gets one."""
+        self.say = say
+        """Who is told what happens."""
         self._settings = settings
         self._about = about
         self._idle: Callable[[], None] = lambda: None  # called when the last client has gone

@@ -19,8 +19,10 @@ from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.connect import CertificateError, Connector, connect
+from kwire.transport.life import Say
 from kwire.transport.loop import Loop, vital
 from kwire.transport.peer import Handler, Peer
+from kwire.transport.rate_limited_log import Recurring
 from kwire.transport.watch import Watch
 from kwire.wire.frame import MASK
 from kwire.wire.lineage import Lineage
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 BETWEEN: Final = 1.0
 """Seconds between the end of a session that could not be resumed and the beginning of the next."""
 
-MOST_TOLD: Final = 64
-
 FEW: Final = 8
 """Payloads looked at for the oldest event: those before may hold descriptions only."""
 
@@ -54,12 +54,14 @@ class Line(NamedTuple):
     address: "Address | BrokerAddress"
     settings: Settings
     about: Mapping[str, Any]
-    say: Callable[[str], None]
+    say: Say
     tls: "TlsOptions | None" = None
     insecure: bool = False
     watch: Watch | None = None
     broker: "Broker | None" = None
     """The connection, where the address is a broker's."""
+    end: Callable[[], None] = lambda: None
+    """Called at the end: what was held back is told."""
 
 
 class Hold(Protocol):
@@ -285,7 +287,7 @@ class Uplink(Handler):
         self._line = line
         self._cargo = cargo
         self._reason: str | None = None
-        self._told: set[str] = set()
+        self._troubles = Recurring(line.loop.now, line.say)
         self._sessions: list[Session] = []
         self._context: ssl.SSLContext | None = None
         self._session = self._make()
@@ -321,12 +323,14 @@ class Uplink(Handler):
     def established(self, peer: Peer) -> None:
         """Count it, and let what has waited go."""
         session = peer.session
-        if session in self._sessions:
+        back = session in self._sessions
+        self._line.say(f"{self._line.address} takes what is recorded{' again' if back else ''}", "connected")
+        if back:
             self.reconnects += 1
         else:
             self._sessions.append(session)
             self.sessions += 1
-        self._told.clear()
+        self._troubles.over()
         self.refused = False
         self._cargo.receiving(True)
         self._cargo.room()
@@ -337,7 +341,7 @@ class Uplink(Handler):
         if new is State.SUSPENDED:
             self._cargo.receiving(False)
             if "refused" in why:
-                self._say(f"{self._line.address}: {why}")
+                self._troubles.say(f"{self._line.address}: {why}", "refused")
 
     def writable(self, peer: Peer) -> None:
         """There is room again."""
@@ -368,17 +372,18 @@ class Uplink(Handler):
             counts = probes.items() if isinstance(probes, dict) else ()
             self._cargo.taken(events, {id: number for id, number in counts if isinstance(number, int)})
             stored = f"{plural(events, 'event')} that it had stored"
-            self._say(f"{self._line.address}: the capture is gone with {stored}")
+            self._troubles.say(f"{self._line.address}: the capture is gone with {stored}", "events_lost")
         elif body.get("op") == "disk" and body.get("full") is True:
             why = str(body.get("text", ""))[:200]
-            self._say(f"{self._line.address} takes nothing more at present: {why}; what comes waits here")
+            text = f"{self._line.address} takes nothing more at present: {why}; what comes waits here"
+            self._troubles.say(text, "disk")
         elif body.get("op") == "disk":
-            self._say(f"{self._line.address} takes what comes again")
+            self._line.say(f"{self._line.address} takes what comes again", "disk_well")
 
     def complained(self, peer: Peer, problem: object) -> None:
         """Tell people."""
         text = problem.sentence if isinstance(problem, Complained) else f"is in trouble: {problem}"
-        self._say(f"{peer.address} {text}")
+        self._troubles.say(f"{peer.address} {text}", "peer")
 
     @vital
     def closed(self, peer: Peer, why: str) -> None:
@@ -389,7 +394,7 @@ class Uplink(Handler):
             self.finished = True
             self._cargo.done()
             return
-        self._say(f"{self._line.address}: a new session begins: {why}")
+        self._troubles.say(f"{self._line.address}: a new session begins: {why}", "session_anew")
         send_queue = self.hold.send_queue
         if whole and send_queue.first != send_queue.next:
             send_queue.release((send_queue.next - 1) & MASK)  # the collector has more than we knew of
@@ -446,15 +451,7 @@ class Uplink(Handler):
         return connector
 
     def _troubled(self, problem: KwireError) -> None:
-        self._say(f"{problem} (trying again)")
         self.refused = isinstance(problem, CertificateError)
+        self._troubles.say(f"{problem} (trying again)", "certificate" if self.refused else "unreachable")
         if self.refused:
             self._cargo.refused()
-
-    def _say(self, text: str) -> None:
-        """Tell people, each thing once until a collector is there again."""
-        if len(self._told) >= MOST_TOLD:
-            self._told.clear()
-        if text not in self._told:
-            self._told.add(text)
-            self._line.say(text)

@@ -22,7 +22,9 @@ from kwire.broker.address import SCHEME, BrokerAddress, Login
 from kwire.broker.names import BUCKET, STREAM
 from kwire.errors import KwireError
 from kwire.transport.address import Address
+from kwire.transport.life import Say
 from kwire.transport.loop import READ, Loop
+from kwire.transport.rate_limited_log import Recurring
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -121,7 +123,7 @@ class Broker:
         loop: Loop,
         address: BrokerAddress,
         login: Login,
-        say: Callable[[str], None],
+        say: Say,
         name: str = "kwire",
     ) -> None:
         """Everything that is needed later is loaded here. NoBrokerClientError where nats-py is missing."""
@@ -139,7 +141,7 @@ class Broker:
         self._login = login
         self._name = name
         self._say = say
-        self._told: set[str] = set()
+        self._troubles = Recurring(loop.now, say)
         self._users: list[Serve] = []
         self._posted: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -226,19 +228,13 @@ class Broker:
         self.post(call)
         return await future
 
-    def tell(self, text: str) -> None:
-        """Tell people, each thing once until a connection is made."""
-
-        def here() -> None:
-            if text not in self._told:
-                self._told.add(text)
-                self._say(text)
-
-        self.post(here)
+    def tell(self, text: str, event: str = "unreachable") -> None:
+        """Tell people of a trouble that may last until a connection is made."""
+        self.post(partial(self._troubles.say, text, event))
 
     def trouble(self, error: KwireError) -> None:
         """Tell people what is tried again."""
-        self.tell(f"{error} (trying again)")
+        self.tell(f"{error} (trying again)", _kind(error))
 
     # ------------------------------------------------------------------ within
 
@@ -272,9 +268,7 @@ class Broker:
             try:
                 await self._serve(server)
             except KwireError as error:
-                refused = "refused" if isinstance(error, RefusedError) else "unreachable"
-                why = "certificate" if "certificate" in error.cause else refused
-                self.post(partial(self.loop.count, "connect", why))
+                self.post(partial(self.loop.count, "connect", _kind(error)))
                 self.trouble(error)
             if len(servers) == 1 or server == self.address.servers[-1]:
                 await asyncio.sleep(AGAIN)
@@ -298,14 +292,15 @@ class Broker:
 
     def _connected(self) -> None:
         self.refused, self.up = False, True
-        self._told.clear()
+        self._troubles.over()
+        self._say(f"{self.address} is connected", "connected")
 
     async def _connect(self, server: Address, gone: asyncio.Event) -> "Client":
         """A client connected to this server; BrokerError where that cannot be."""
 
         def failed(error: Exception) -> None:
             if "ermission" in str(error):
-                self.tell(f"{self.address}: {str(error).removeprefix('nats: ')}")
+                self.tell(f"{self.address}: {str(error).removeprefix('nats: ')}", "refused")
 
         try:
             return await connect(server, self._login, self._name, failed, gone.set)
@@ -338,6 +333,13 @@ class Broker:
                     return
                 self.trouble(BrokerError("use", str(self.address), plain(error)[0]))
             await asyncio.sleep(AGAIN)
+
+
+def _kind(error: KwireError) -> str:
+    """What keeps us apart, in one word: a reason of metrics, and an event of life."""
+    if "certificate" in error.cause:
+        return "certificate"
+    return "refused" if isinstance(error, RefusedError) else "unreachable"
 
 
 async def connect(

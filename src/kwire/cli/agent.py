@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kwire.agent import confinement
 from kwire.broker.address import BrokerAddress, is_broker, parse_broker, servers
-from kwire.cli import metrics, probes, services, tracing, values
+from kwire.cli import log, metrics, probes, services, tracing, values
 from kwire.cli.lines import say, tell
 from kwire.cli.network import (
     broker,
@@ -120,6 +120,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say."""
+    log.begin(args, "agent")
     if args.install is not None:
         return services.run_install(services.AGENT, args.install)
     if args.check:
@@ -183,7 +184,6 @@ def _listen(args: argparse.Namespace) -> int:
     from kwire.agent.trace_process import Launcher
     from kwire.transport.listen import listen
     from kwire.transport.loop import READ
-    from kwire.transport.rate_limited_log import RateLimitedLog
 
     address = _listening(args)
     rules = policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
@@ -191,9 +191,7 @@ def _listen(args: argparse.Namespace) -> int:
     try:
         line = _line(args, address, Settings(memory=args.memory))
         loop = line.loop
-        news = RateLimitedLog(loop.now, say)
-        loop.report = news.say
-        server = Server(loop, launcher, rules, line.settings, line.about)
+        server = Server(loop, launcher, rules, line.settings, line.about, line.say)
         listener = listen(
             loop,
             address,
@@ -203,7 +201,7 @@ def _listen(args: argparse.Namespace) -> int:
             insecure=args.insecure,
             watch=line.watch,
             mode=0o666 if args.policy else 0o600,  # of a Unix socket: the policy knows users
-            said=news.say,
+            said=line.say,
         )
 
         endpoint = None
@@ -223,13 +221,13 @@ def _listen(args: argparse.Namespace) -> int:
         def launcher_gone(mask: int) -> None:
             nonlocal status
             status = 1
-            say("the process that loads programs has ended: start the agent again")
+            say("the process that loads programs has ended: start the agent again", "failure")
             loop.stop()
 
         loop.add(launcher.fd, READ, launcher_gone)
         loop.signals(ending_signals(), stop)
         _confine(args, [])
-        say(f"listening at {listener.address}")
+        say(f"listening at {listener.address}", "listening")
         try:
             loop.run()
         finally:
@@ -239,12 +237,15 @@ def _listen(args: argparse.Namespace) -> int:
             if endpoint is not None:
                 endpoint.close()
             loop.close()
+            line.end()
     finally:
         launcher.close()
     text = f"{plural(server.sessions, 'session')} served"
     _print(args, {"sessions": server.sessions, "traces": server.traces, "lost": lost}, text)
     if left:
-        say(f"{plural(left, 'client')} did not come back in time: {plural(lost, 'event')} lost")
+        say(
+            f"{plural(left, 'client')} did not come back in time: {plural(lost, 'event')} lost", "events_lost"
+        )
     return worst(NOT_WHOLE if lost else OK, FAILED if status or loop.failures else OK)
 
 
@@ -317,7 +318,6 @@ def _scripted(args: argparse.Namespace) -> "Iterator[tuple[Recorder, Processes]]
 def _line(args: argparse.Namespace, address: "Address | BrokerAddress", settings: Settings) -> "Line":
     from kwire.agent.uplink import Line
     from kwire.transport.loop import Loop
-    from kwire.transport.rate_limited_log import RateLimitedLog
 
     system = os.uname()
     about = {
@@ -329,9 +329,10 @@ def _line(args: argparse.Namespace, address: "Address | BrokerAddress", settings
     settings = session_settings(args, settings)
     tls = tls_options(args) if address.kind == "tls" else None
     loop = Loop()
-    loop.report = RateLimitedLog(loop.now, say).say
-    way = broker(args, args.to, loop, say) if isinstance(address, BrokerAddress) else None
-    return Line(loop, address, settings, about, say, tls, args.insecure, watch(args), way)
+    news = log.limited(args, loop)
+    loop.report = news.say
+    way = broker(args, args.to, loop, news.say) if isinstance(address, BrokerAddress) else None
+    return Line(loop, address, settings, about, news.say, tls, args.insecure, watch(args), way, news.close)
 
 
 def _reach(
@@ -352,12 +353,12 @@ def _reach(
     for spool, wrong in recover(args.spool, args.spool_size, args.memory, args.adopt):
         if spool is None:
             refused += 1
-            say(wrong)
+            say(wrong, "disk")
             continue
         if wrong:
-            say(f"spool {spool.path}: {wrong}")
+            say(f"spool {spool.path}: {wrong}", "disk")
         payloads, go = plural(spool.count, "payload"), "goes" if spool.count == 1 else "go"
-        say(f"spool {spool.path}: {payloads} of an agent before this one {go} to {line.address}")
+        say(f"spool {spool.path}: {payloads} of an agent before this one {go} to {line.address}", "spool")
         found.append(Recovered(line, spool))
     return line, found, refused
 
@@ -392,6 +393,7 @@ def _record(
         if line.broker is not None:
             line.broker.close()
         line.loop.close()
+        line.end()
     return _report(args, agent, refused)
 
 
@@ -432,6 +434,7 @@ def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress") -> in
         if line.broker is not None:
             line.broker.close()
         line.loop.close()
+        line.end()
     delivered = sum(before.uplink.finished for before in recovered)
     told = {"recovered": len(recovered), "delivered": delivered, "refused": refused, "lost": courier.gone}
     lost = f", {plural(courier.gone, 'event')} lost" if courier.gone else ""
@@ -444,11 +447,14 @@ def _status(courier: "Courier", spool: str) -> int:
     address = str(courier.line.address)
     if courier.unknown:
         which = plural(courier.unknown, "payload")
-        say(f"{which} of the spool cannot be read, and nobody knows how many events were in them")
+        say(
+            f"{which} of the spool cannot be read, and nobody knows how many events were in them",
+            "events_lost",
+        )
     if courier.kept:
-        say(unfinished(courier.kept, spool, address))
+        say(unfinished(courier.kept, spool, address), "unreachable")
     if courier.missing or (not courier.finished and not courier.kept):
-        say(unfinished(courier.missing, "", address))
+        say(unfinished(courier.missing, "", address), "events_lost")
     if courier.missing or courier.gone or courier.unknown:
         return NOT_WHOLE
     return OK if courier.finished else FAILED

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kwire.agent import confinement
 from kwire.broker import names
 from kwire.broker.address import is_broker, servers
-from kwire.cli import metrics, services, values
+from kwire.cli import log, metrics, services, values
 from kwire.cli.lines import say, tell
 from kwire.cli.network import (
     broker,
@@ -34,13 +34,13 @@ from kwire.collector.retention import Keep, Retention
 from kwire.collector.store import Options
 from kwire.errors import KwireError
 from kwire.transport.address import Address, check_secure, parse
-from kwire.transport.connect import Connector, connect
+from kwire.transport.connect import CertificateError, Connector, connect
 from kwire.transport.half_open import Roster
 from kwire.transport.hosts import Hosts
 from kwire.transport.hosts import load as load_hosts
 from kwire.transport.listen import Listener, listen
 from kwire.transport.loop import Loop
-from kwire.transport.rate_limited_log import RateLimitedLog
+from kwire.transport.rate_limited_log import Recurring
 from kwire.wire.settings import Settings
 from kwire.words import human_size, lost, plural
 
@@ -150,7 +150,7 @@ class Run:
         self.args = args
         self.loop = Loop()
         self.start = time.monotonic()
-        self.news = RateLimitedLog(self.loop.now, self._write)
+        self.news = log.limited(args, self.loop, self._write)
         self.loop.report = self.news.say
         self._shown = False
         self.hosts = hosts = load_hosts(args.hosts) if args.hosts else Hosts()
@@ -173,7 +173,7 @@ class Run:
         self.endpoint: Endpoint | None = None
         self.connectors: list[Connector] = []
         self.ending = False
-        self._told: set[str] = set()
+        self._troubles = Recurring(self.loop.now, self.news.say)
 
     def _retention(self, keep: Keep) -> Retention:
         """What removes old captures that are in the lake, if there is one."""
@@ -206,7 +206,7 @@ class Run:
                 said=self.news.say,
             )
             self.listeners.append(listener)
-            say(f"collecting at {listener.address}")
+            say(f"collecting at {listener.address}", "listening")
         for text in args.origins:
             if is_broker(text):
                 self._take_from(text)
@@ -242,7 +242,7 @@ class Run:
         self.broker = broker(self.args, text, self.loop, self.news.say)
         group = names.group(self.args.group or names.GROUP)
         self.intake = Intake(self.collector, self.broker, group, identity(place.folder.sessions))
-        say(f"collecting from {self.broker.address}, group {group}")
+        say(f"collecting from {self.broker.address}, group {group}", "listening")
 
     @property
     def servers(self) -> list[Address]:
@@ -349,7 +349,7 @@ class Run:
         self.loop.close()
         self._keep_known()
         self.collector.place.folder.close()
-        self.news.flush()
+        self.news.close()
         if self._shown:
             sys.stderr.write(CLEAR_LINE)
 
@@ -372,17 +372,15 @@ class Run:
             self.loop.stop()
 
     def _troubled(self, problem: KwireError) -> None:
-        """Say that an agent cannot be reached, once for each reason."""
-        text = str(problem)
-        if text not in self._told:
-            self._told.add(text)
-            self.news.say(f"{text} (trying again)")
+        """Say that an agent cannot be reached."""
+        event = "certificate" if isinstance(problem, CertificateError) else "unreachable"
+        self._troubles.say(f"{problem} (trying again)", event)
 
-    def _write(self, line: str) -> None:
+    def _write(self, line: str, event: str = "note", /) -> None:
         """A line on standard error; what came from outside is escaped."""
         if self._shown:
             sys.stderr.write(CLEAR_LINE)
-        say(line)
+        say(line, event)
 
     def _keep_known(self) -> None:
         """Have it written down who has proven who they are, for the next collector."""
@@ -394,7 +392,6 @@ class Run:
     def _tick(self) -> None:
         collector = self.collector
         self.loop.at(self.loop.now() + TICK, self._tick)
-        self.news.flush()
         collector.look()
         self._keep_known()
         if self.args.count is not None and collector.events >= self.args.count:
@@ -402,7 +399,7 @@ class Run:
         others = self.listeners or self.broker is not None
         if all(connector.closed for connector in self.connectors) and not others:
             self.loop.stop()
-        if sys.stderr.isatty() and not self.args.verbose:
+        if sys.stderr.isatty() and not self.args.verbose and self.args.log == "text":
             self._shown = True
             rate = collector.events / max(time.monotonic() - self.start, 1e-3)
             sys.stderr.write(
@@ -421,6 +418,7 @@ def run(args: argparse.Namespace) -> int:
         raise KwireError("collect", "", "from whom?", "name an address with --listen or --from")
     if args.group is not None and not any(map(is_broker, args.origins)):
         raise KwireError("collect", "", "--group is for brokers", "name one with --from nats://HOST")
+    log.begin(args, "collect")
     if args.check:
         return _check(args)
     allow_descriptors()

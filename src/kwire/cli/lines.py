@@ -8,21 +8,39 @@ import errno
 import os
 import sys
 
-from kwire.hints import Final
+from kwire.hints import TYPE_CHECKING, Final
 from kwire.view.text import line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NO_DESCRIPTORS: Final = (os.strerror(errno.EMFILE), os.strerror(errno.ENFILE))
 MORE: Final = "allow more with 'ulimit -n', or name fewer probes"
 
-
-def say(text: str) -> None:
-    """Tell people what happened, or what is wrong."""
-    tell(f"kwire: {text}")
+style: "Callable[[str, str, str], None] | None" = None
+"""Who writes instead where lines are no plain text (`kwire.cli.log`): text, event, what stands before it."""
 
 
-def tell(text: str) -> None:
+def say(text: str, event: str = "note") -> None:
+    """Tell people what happened, or what is wrong. `event`: of `kwire.transport.life.EVENTS`."""
+    _tell(text, event, "kwire: ")
+
+
+def tell(text: str, event: str = "summary") -> None:
     """The same without our name before it: what a verb sums up."""
+    _tell(text, event, "")
+
+
+def _tell(text: str, event: str, prefix: str) -> None:
     if any(cause in text for cause in NO_DESCRIPTORS) and "ulimit -n" not in text:
         text += f"; {MORE}"
+    if style is not None:
+        style(text, event, prefix)
+    else:
+        write(prefix + text)
+
+
+def write(text: str) -> None:
+    """Write one line."""
     sys.stderr.write(line(text) + "\n")
     sys.stderr.flush()

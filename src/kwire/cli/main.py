@@ -175,10 +175,10 @@ def _run(args: list[str], *, ours: bool) -> int:
         process.drain()  # the reader of our output has gone (`| head`): not an error
         return 128 + signal.SIGPIPE
     except MemoryError:
-        say(f"{name}: not enough memory; narrow the input or the buffers")
+        say(f"{name}: not enough memory; narrow the input or the buffers", "error")
         return 1
     except OSError as error:
-        say(_failed(name, error))
+        say(_failed(name, error), "error")
         return 1
     except Exception as error:
         if process.interrupted():
@@ -260,7 +260,7 @@ def _broken(name: str, error: Exception, *, verbose: bool) -> None:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("kwire"):
         package = error.name.split(".")[0]
         cure = f"install it, as with 'pip install {package}'"
-        say(f"{name}: the Python package {package} is not there; {cure}")
+        say(f"{name}: the Python package {package} is not there; {cure}", "error")
         return
     if verbose:
         with suppress(OSError, ImportError):  # perhaps no file can be opened any more
@@ -275,18 +275,18 @@ def _broken(name: str, error: Exception, *, verbose: bool) -> None:
         file = trace.tb_frame.f_code.co_filename
         place = f" at {'/'.join(file.split('/')[-3:])}:{trace.tb_lineno}"
     what = f"{type(error).__name__}: {error}"
-    say(f"{name}: a fault of kwire itself{place}: {what}; please report what -v prints")
+    say(f"{name}: a fault of kwire itself{place}: {what}; please report what -v prints", "error")
 
 
 def _complain(error: KwireError, *, verbose: bool) -> None:
     """Say what is wrong: in one line, or in all there is to know of it."""
     if not verbose or error.detail == str(error):
-        say(str(error))
+        say(str(error), "error")
         return
     first, *more = error.detail.split("\n")
-    say(first)
+    say(first, "error")
     for text in more:
-        tell(text)
+        tell(text, "error")
 
 
 if __name__ == "__main__":

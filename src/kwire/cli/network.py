@@ -13,11 +13,12 @@ from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from kwire.broker.address import BrokerAddress, Login
     from kwire.broker.client import Broker
     from kwire.transport.address import Address
+    from kwire.transport.life import Say
     from kwire.transport.loop import Loop
     from kwire.transport.tls import TlsOptions
     from kwire.transport.watch import Watch
@@ -64,7 +65,7 @@ def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--nats-creds", metavar="FILE", default="", help="a credentials file (.creds)")
 
 
-def broker(args: argparse.Namespace, text: str, loop: Loop, say: Callable[[str], None]) -> Broker:
+def broker(args: argparse.Namespace, text: str, loop: Loop, say: Say) -> Broker:
     """The way to a broker, with who the arguments say that we are. Raises KwireError."""
     from kwire.broker.client import Broker
 
@@ -154,4 +155,4 @@ def watch(args: argparse.Namespace) -> Watch | None:
     def write(line: str) -> None:
         sys.stderr.write(line + "\n")
 
-    return Watch(write, json=args.json)
+    return Watch(write, json=args.json or getattr(args, "log", "text") == "json")

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from kwire.cli import configuration, metrics
+from kwire.cli import configuration, log, metrics
 from kwire.cli.network import add_broker_arguments, add_transport_arguments
 from kwire.cli.status import OK
 from kwire.errors import KwireError
@@ -35,8 +35,9 @@ COLLECT: Final = Service("collect", "kwire-collect.service", "collector.toml")
 
 
 def add_arguments(parser: argparse.ArgumentParser, configured: str) -> None:
-    """Add the arguments that both have: metrics, how others are reached, the `configured` file."""
+    """Add the arguments that both have: metrics, the log, how others are reached, the `configured` file."""
     metrics.add_arguments(parser)
+    log.add_arguments(parser)
     add_transport_arguments(parser)
     add_broker_arguments(parser)
     configuration.add_arguments(parser, configured)

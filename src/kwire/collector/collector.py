@@ -28,6 +28,7 @@ from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.hosts import Hosts
+from kwire.transport.life import Say
 from kwire.transport.loop import Loop, Timer
 from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello, Role
@@ -83,7 +84,7 @@ class Collector(Handler):
         place: CaptureTarget,
         settings: Settings = Settings(),  # noqa: B008
         finished: Callable[[], None] = lambda: None,
-        say: Callable[[str], None] = lambda text: None,
+        say: Say = lambda text, event="note", /: None,
         hosts: Hosts = Hosts(),  # noqa: B008
     ) -> None:
         self.loop = loop
@@ -117,8 +118,8 @@ class Collector(Handler):
             for stored_session in store.stored_sessions.values():
                 self.tally.add("", store, stored_session, None)
 
-    def _say(self, text: str) -> None:
-        self.say(text)
+    def _say(self, text: str, event: str = "note", /) -> None:
+        self.say(text, event)
 
     # ------------------------------------------------------------------ who comes
 
@@ -225,7 +226,8 @@ class Collector(Handler):
         self.reconnects += back or collected_session.resumed
         if not back:
             known = collected_session.resumed or peer.session.token in self._left
-            self.say(f"{collected_session.name} {'is back' if known else 'has come'}, from {peer.address}")
+            come, event = ("is back", "session_back") if known else ("has come", "session_begun")
+            self.say(f"{collected_session.name} {come}, from {peer.address}", event)
         self._ask(collected_session)
         if collected_session.held and self.trouble:
             self._request(collected_session, {"op": "disk", "full": True, "text": self.trouble})
@@ -252,7 +254,7 @@ class Collector(Handler):
         """More of a session that has ended: its source was copied. From now on the session is not known."""
         why = "the session has ended, and there is more of it: is its spool a copy?"
         if self.admission.outrun(collected_session.session.token):
-            self.note(f"{collected_session.name}: {why}")
+            self.note(f"{collected_session.name}: {why}", "peer")
             self.loop.soon(partial(peer.fail, why))
 
     def _hold(self, collected_session: CollectedSession, sequence: int, payload: Payload) -> None:
@@ -285,7 +287,7 @@ class Collector(Handler):
             error = body.get("error")
             if error is not None:
                 text = error.get("text") if isinstance(error, dict) else error
-                self.note(f"{collected_session.address}: {str(text)[:TEXT]}")
+                self.note(f"{collected_session.address}: {str(text)[:TEXT]}", "refused")
                 peer.close("nothing to collect")
             return
         if number != collected_session.asking:
@@ -309,13 +311,13 @@ class Collector(Handler):
         """Note what is wrong."""
         self.tally.errors += 1
         text = problem.sentence if isinstance(problem, Complained) else f"is in trouble: {problem}"
-        self.note(f"{self._name(peer)} {text}")
+        self.note(f"{self._name(peer)} {text}", "peer")
 
     def changed(self, peer: Peer, old: State, new: State, why: str) -> None:
         """Say when a connection is lost."""
         collected_session = self.collected_sessions.get(peer.session)
         if new is State.SUSPENDED and collected_session is not None and not self.stopped:
-            self.say(f"{collected_session.name} is gone for now: {why}")
+            self.say(f"{collected_session.name} is gone for now: {why}", "session_lost")
 
     def closed(self, peer: Peer, why: str) -> None:
         """The session has ended, for good or until it is taken up again."""
@@ -336,7 +338,9 @@ class Collector(Handler):
                 self._settle(peer.session.token, collected_session.address)
         else:
             if over:
-                self.say(f"{collected_session.name} has ended: {self._what(collected_session)}")
+                self.say(
+                    f"{collected_session.name} has ended: {self._what(collected_session)}", "session_ended"
+                )
         self.finished()
 
     def failed(self, peer: Peer) -> None:
@@ -440,7 +444,7 @@ class Collector(Handler):
         self._left.pop(token, None)
         self.tally.forget(token)
         if not store.merged:
-            self.say(f"{collected_session.name} is written to {store.path_now}")
+            self.say(f"{collected_session.name} is written to {store.path_now}", "capture")
         self._tell_gone(collected_session)
 
     def _tell_gone(self, collected_session: CollectedSession) -> None:
@@ -451,7 +455,8 @@ class Collector(Handler):
         if not gone:
             return
         events = sum(gone.values())
-        self.say(f"{collected_session.name}: {are(events, 'event')} gone with their capture, counted as lost")
+        gone_with = f"{are(events, 'event')} gone with their capture, counted as lost"
+        self.say(f"{collected_session.name}: {gone_with}", "events_lost")
         if collected_session.session.datagrams:
             gone = dict(list(gone.items())[:MOST_TOLD])
         self._request(collected_session, {"op": "gone", "events": events, "probes": gone})
@@ -483,7 +488,7 @@ class Collector(Handler):
             return
         if stored_session.complaints:
             for problem in stored_session.complaints:
-                self.note(f"{collected_session.name} sent what is not sound: {problem}")
+                self.note(f"{collected_session.name} sent what is not sound: {problem}", "peer")
             stored_session.complaints.clear()
 
     def _acknowledge(self, stored_session: StoredSession) -> None:
@@ -506,7 +511,7 @@ class Collector(Handler):
         """The disk refuses something: what waits for it is not acknowledged. Say it here and to the agent."""
         text = f"{error}: what comes is not acknowledged until that is over"
         if not self.trouble:
-            self.say(text)
+            self.say(text, "disk")
         if collected_session is not None and not collected_session.told:
             collected_session.told = True
             if collected_session.session.state in (State.ESTABLISHED, State.DRAINING):
@@ -527,7 +532,7 @@ class Collector(Handler):
         """Something was made safe: where nothing waits any more, the trouble is over."""
         if self.trouble and not self._held and not self.storage.refused:
             self.trouble = ""
-            self.say("the disk takes everything again")
+            self.say("the disk takes everything again", "disk_well")
             for collected_session in list(self.collected_sessions.values()):
                 if collected_session.told:
                     collected_session.told = False
@@ -539,7 +544,7 @@ class Collector(Handler):
     def fail(self, store: Store | None, error: Exception) -> None:
         """A store failed: its sessions must begin again where the checkpoint stands."""
         if isinstance(error, GoneError):
-            self.say(f"{error}; what is gone is counted, and a new capture is begun")
+            self.say(f"{error}; what is gone is counted, and a new capture is begun", "events_lost")
         elif isinstance(error, KwireError):
             self.ail(error)
         else:
@@ -729,12 +734,11 @@ class Collector(Handler):
         """Bytes in captures."""
         return self.tally.size + sum(store.writer.size for store in self.storage.stores)
 
-    def note(self, problem: str) -> None:
-        """Say what went wrong, and keep it for the summary; each thing once."""
-        if problem not in self.problems:
-            self.say(problem)
-            if len(self.problems) < MOST_PROBLEMS:
-                self.problems.append(problem)
+    def note(self, problem: str, event: str = "disk") -> None:
+        """Say what went wrong; keep it for the summary, each thing once."""
+        self.say(problem, event)
+        if problem not in self.problems and len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(problem)
 
     def _tally(self, collected_session: CollectedSession) -> None:
         """Note what is known of a session that ends."""

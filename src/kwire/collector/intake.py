@@ -502,11 +502,11 @@ class Intake:
 
     def _stranger(self, subject: str) -> None:
         self.collector.tally.errors += 1
-        self.collector.note(f"{self._broker.address}: a message at {subject[:100]!r} is none of ours")
+        self.collector.note(f"{self._broker.address}: a message at {subject[:100]!r} is none of ours", "peer")
 
     def _say_away(self, each: _Session, holder: str) -> None:
         text = f"messages wait for collector {holder}, which took them and may have them"
-        self.collector.say(f"{each.name}: {text}")
+        self.collector.say(f"{each.name}: {text}", "session_lost")
 
     def _open(self, each: _Session) -> tuple[int, bool]:
         """Open the store of a session; the number of the last batch that is safe in it, and whether a
@@ -526,7 +526,7 @@ class Intake:
         self.begun += not known
         each.store, each.stored = store, stored
         self.collector.tally.forget(token)
-        self.collector.say(f"{each.name} is written to {store.path_now}")
+        self.collector.say(f"{each.name} is written to {store.path_now}", "capture")
         return stored.next, known
 
     @property
@@ -560,7 +560,7 @@ class Intake:
             loop.at(loop.now() + storage.AGAIN, retry)
         else:
             for problem in each.stored.complaints:
-                self.collector.note(f"{each.name} sent what is not sound: {problem}")
+                self.collector.note(f"{each.name} sent what is not sound: {problem}", "peer")
             each.stored.complaints.clear()
 
     def safe(self, stored: StoredSession) -> None:
@@ -598,7 +598,7 @@ class Intake:
         shared = (
             f"; {are(len(claims.collectors), 'collector')} sharing it" if len(claims.collectors) > 1 else ""
         )
-        self.collector.say(f"{each.name} has ended: {in_words(store, stored)}{shared}")
+        self.collector.say(f"{each.name} has ended: {in_words(store, stored)}{shared}", "session_ended")
         self.collector.finished()
 
     def stop(self) -> None:

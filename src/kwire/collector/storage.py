@@ -22,6 +22,7 @@ from kwire.collector.folder import FolderError
 from kwire.collector.store import Packing, Payload, Store
 from kwire.collector.stored_session import StoredSession
 from kwire.errors import KwireError
+from kwire.transport.life import Say
 from kwire.transport.loop import Loop, Timer
 from kwire.words import are, plural
 
@@ -50,7 +51,7 @@ class Told(NamedTuple):
     """The disk took a commit."""
     failed: Callable[[Store, Exception], None]
     """A store cannot go on."""
-    say: Callable[[str], None]
+    say: Say
     """People should know."""
 
 
@@ -112,7 +113,7 @@ class Storage:
             try:
                 stored_sessions |= {one.token: one for one in self._stored_sessions_of(path)}
             except CheckpointError as error:  # its sessions may go on another time; others do now
-                self._told.say(str(error))
+                self._told.say(str(error), "disk")
         stored_sessions |= {one.token: one for one in self._merged_stored_sessions()}
         return [one for one in stored_sessions.values() if not one.done]
 
@@ -149,7 +150,7 @@ class Storage:
         try:
             return Store.stored_sessions_of(checkpoint)
         except NoCheckpointError as error:
-            self._told.say(str(error))
+            self._told.say(str(error), "disk")
             return []
 
     def _merged_stored_sessions(self) -> list[StoredSession]:
@@ -184,7 +185,9 @@ class Storage:
             else:
                 system, free = os.uname(), folder.beside(path)
                 if free != path:
-                    self._told.say(f"{path} is there, and nothing is known of it here: {free} is written")
+                    self._told.say(
+                        f"{path} is there, and nothing is known of it here: {free} is written", "capture"
+                    )
                 about = {"host": system.nodename, "kernel": system.release, "tool": "kwire collect"}
                 options = self.place.options
                 self._merged = Store(
@@ -351,7 +354,7 @@ class Storage:
         with contextlib.suppress(FolderError):
             mended = self.place.folder.mend()
         if mended:
-            self._told.say(f"{self.place.folder.path} was removed by somebody else: it is made again")
+            self._told.say(f"{self.place.folder.path} was removed by somebody else: it is made again", "disk")
             for store in self.stores:
                 with contextlib.suppress(CheckpointError):
                     store.keep()
@@ -373,7 +376,7 @@ class Storage:
             try:
                 gone += self._recover(checkpoint)
             except (CaptureError, CheckpointError) as error:
-                self._told.say(str(error))
+                self._told.say(str(error), "disk")
             except Exception as error:
                 self.loop.contain(error)
         return gone
@@ -390,7 +393,9 @@ class Storage:
             store = self._again(stored_session.token, stored_session.host)
             self._close(store)
             told = are(store.writer.gone, "event")
-            self._told.say(f"{error}; {told} gone with it, counted as lost in {store.path_now}")
+            self._told.say(
+                f"{error}; {told} gone with it, counted as lost in {store.path_now}", "events_lost"
+            )
             return [store]
 
     def _recover_merged(self) -> list[Store]:

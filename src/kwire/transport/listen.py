@@ -21,6 +21,7 @@ from kwire.errors import KwireError
 from kwire.transport.address import Address, SockAddress, check_secure, name_of
 from kwire.transport.bind import bind, inode, origin
 from kwire.transport.half_open import HalfOpen, Limits, Roster
+from kwire.transport.life import Say
 from kwire.transport.loop import READ, Loop, Timer, contained
 from kwire.transport.peer import Handler, Peer, proven
 from kwire.transport.tcp import Buffer, StreamTransport, TlsTransport, Transport, prepare, unix_identity
@@ -50,9 +51,6 @@ Choose = Callable[[Hello, str, str], Session | None]
 """(HELLO, identity, address) → the session that it begins or resumes; None, or a KwireError whose cause is
 told to the other side: it gets none."""
 
-Said = Callable[[str], None]
-"""Who is told, in a line, of one that gets no session."""
-
 
 def listen(
     loop: Loop,
@@ -65,7 +63,7 @@ def listen(
     watch: Watch | None = None,
     mode: int = 0o600,
     roster: Roster | None = None,
-    said: Said | None = None,
+    said: Say | None = None,
 ) -> Listener:
     """Listen on all addresses of `address`; port 0 takes a free one: see `listener.address`.
 
@@ -116,7 +114,7 @@ class Listener:
         limits: Limits,
         watch: Watch | None,
         roster: Roster,
-        said: Said | None,
+        said: Say | None,
     ) -> None:
         self.loop = loop
         self.address = address
@@ -180,6 +178,7 @@ class Listener:
         if (shakes and not self._half_open.may_shake(host, now)) or not self._half_open.make_room(host, now):
             connected.close()
             self.loop.count("handshake", "crowded")
+            self.say(name, "too many want to say HELLO at once", "handshake")
             return
         self._half_open.add(
             Greeting(self, connected, self._context, name, host, identity, self._roster.knows(host))
@@ -215,10 +214,10 @@ class Listener:
         if self._watch:
             self._watch.stranger(name, data, effect)
 
-    def say(self, name: str, why: str) -> None:
+    def say(self, name: str, why: str, event: str) -> None:
         """Tell of one that gets no session."""
-        if self._said:
-            self._said(f"{name} gets no session: {why}")
+        if self._said is not None:
+            self._said(f"{name} gets no session: {why}", event)
 
     def forget(self, greeting: Greeting) -> None:
         """It has been heard out, or dropped."""
@@ -273,7 +272,7 @@ class Listener:
             why = why or "not wanted here"
             self.loop.count("session", "refused")
             self.note(transport.name, heard, f"it gets no session: {why}")
-            self.say(transport.name, why)
+            self.say(transport.name, why, "refused")
             return refuse(hello, why, Flag.CHECKSUM if transport.datagrams else 0)
         peer = self.peers.get(session)
         if peer is None:
@@ -375,7 +374,7 @@ class Greeting:
 
     def _late(self) -> None:
         self.loop.count("handshake", "late")
-        self._listener.say(self._name, "it said no HELLO in time")
+        self._listener.say(self._name, "it said no HELLO in time", "handshake")
         self.drop()
 
     def drop(self) -> None:
@@ -400,7 +399,7 @@ class Greeting:
 
     @contained
     def _unshaken(self, why: str) -> None:
-        self._listener.say(self._name, why)
+        self._listener.say(self._name, why, "handshake")
         self._handshake = None
         self._end()
 
@@ -414,7 +413,7 @@ class Greeting:
         if problem is not None:
             self.loop.count("handshake", "no_hello")
             self._listener.note(self._name, self._heard, f"it is no HELLO: {problem}; closed")
-            self._listener.say(self._name, f"it said no HELLO: {problem}")
+            self._listener.say(self._name, f"it said no HELLO: {problem}", "handshake")
             self.drop()
             return
         hello = peek_hello(self._heard)
@@ -443,5 +442,8 @@ class Greeting:
     def broken(self, why: str) -> None:
         """It has gone."""
         self.loop.count("handshake", "cut")
+        self._listener.say(
+            self._name, f"before it said HELLO, {why}", "handshake" if self._heard else "stranger"
+        )
         self._transport = None
         self._end()

@@ -25,6 +25,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from kwire.errors import KwireError
 from kwire.interrupts import Asked
+from kwire.transport.life import Say
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -174,7 +175,7 @@ class Loop:
         """What is received lies here until the callback that received it returns."""
         self.lingering: dict[int, Callable[[], None]] = {}
         """Sockets that are only waiting to be closed in order: descriptor → what closes one."""
-        self.report: Callable[[str], None] | None = None
+        self.report: Say | None = None
         """Who is told, in a line, of a failure that was contained; None: nothing is contained."""
         self.failures = 0
         """Failures that were contained."""
@@ -196,7 +197,7 @@ class Loop:
         known = isinstance(error, KwireError)
         self.failures += not known
         what = described(error) if known else f"failed: {described(error)}; the others go on"
-        self.report(f"{who}: {what}" if who else what)
+        self.report(f"{who}: {what}" if who else what, "peer" if known else "failure")
 
     def abort(self, error: Exception) -> None:
         """End `run` with this exception, when the present round is done; outside of it raise it at once."""

@@ -1,0 +1,142 @@
+"""What agents and collectors tell on standard error: a line an event, with its level; as JSON where asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kwire.transport.certs import make_certs
+from kwire.transport.life import EVENTS, markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+KWIRE = [sys.executable, "-m", "kwire.cli.main"]
+PROBE = "tracepoint:syscalls:sys_enter_getppid"
+KEYS = ["time", "level", "event", "verb", "message"]
+
+
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+class Verb:
+    """A running `kwire`, and the lines it has told."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        self.said = path / f"{time.monotonic_ns()}.stderr"
+        with self.said.open("w") as stderr:
+            command = [*KWIRE, *arguments]
+            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, cwd=path)
+
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.said.read_text().splitlines(keepends=True) if "\n" in line]
+
+    @property
+    def events(self) -> list[str]:
+        return [line["event"] for line in self.told]
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Verb]]:
+    verbs: list[Verb] = []
+
+    def begin(*arguments: str) -> Verb:
+        verbs.append(Verb(tmp_path, *arguments))
+        return verbs[-1]
+
+    yield begin
+    for verb in verbs:
+        if verb.process.poll() is None:
+            verb.process.kill()
+        verb.process.wait()
+
+
+def tls(directory: Path, role: str) -> list[str]:
+    return [f"--tls-{name}={directory / role / name}.pem" for name in ("cert", "key", "ca")]
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_a_refused_certificate_is_told_at_both_ends(start: Callable[..., Verb], tmp_path: Path) -> None:
+    """The agent's is of another CA: the collector says so at once, and the agent that it was refused."""
+    make_certs(str(tmp_path / "ours"))
+    make_certs(str(tmp_path / "theirs"))
+    ours, theirs = tls(tmp_path / "ours", "collector"), tls(tmp_path / "theirs", "agent")
+    theirs[2] = tls(tmp_path / "ours", "agent")[2]
+    collector = start(
+        "collect", "--listen", "tls:127.0.0.1:0", "--log", "json", "--log-level", "debug", *ours
+    )
+    until(lambda: "listening" in collector.events)
+    address = re.search(r"tls:\S+", collector.told[0]["message"])
+    assert address
+    pid = str(collector.process.pid)
+    agent = start("agent", "--to", address[0], PROBE, "-p", pid, "--log", "json", *theirs)
+    until(lambda: "certificate" in agent.events)
+    until(lambda: "handshake" in collector.events)
+    other = start(
+        "agent",
+        "--to",
+        address[0],
+        PROBE,
+        "-p",
+        pid,
+        "-d",
+        "0.1",
+        "--log=json",
+        *tls(tmp_path / "ours", "agent"),
+    )
+    other.process.wait(30)
+    assert [event for event in other.events if event != "note"] == ["connected", "summary"]
+    until(lambda: "session_ended" in collector.events)
+    agent.end()
+    collector.end()
+    assert "session_begun" in collector.events
+    for verb, name in ((agent, "agent"), (collector, "collect"), (other, "agent")):
+        for line in verb.told:
+            assert list(line) == KEYS
+            assert (line["verb"], line["level"]) == (name, EVENTS[line["event"]].level)
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+    refused = [line["message"] for line in agent.told if line["event"] == "certificate"]
+    assert "does not know the CA of our certificate" in refused[0]
+    assert "(trying again)" in refused[0]
+    [seen, *_] = [line["message"] for line in collector.told if line["event"] == "handshake"]
+    assert "the other side's certificate is not good" in seen
+
+
+def test_the_last_error_is_a_line_of_the_same_form(start: Callable[..., Verb], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    verb = start("collect", "--listen", "unix:s", "-w", "file", "--log", "json")
+    assert verb.process.wait(30) == 1
+    [line] = verb.told
+    assert (line["event"], line["level"]) == ("error", "error")
+    assert "file" in line["message"]
+
+
+def test_levels_leave_out_what_matters_less(start: Callable[..., Verb], tmp_path: Path) -> None:
+    verb = start("collect", "--listen", "unix:s", "--log-level", "error")
+    until(lambda: (tmp_path / "s").exists())
+    verb.end()
+    assert verb.said.read_text() == ""
+
+
+def test_the_document_is_the_table() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    assert (
+        text.partition("<!-- life.markdown() -->\n")[2].partition("\n<!-- end")[0].strip()
+        == markdown().strip()
+    )
