@@ -337,7 +337,7 @@ def test_who_tells_all_its_processes_to_end_means_the_front(agent: Agent, load: 
     agent.process.terminate()
     talk.until(lambda: talk.over)
     assert (sink.events, agent.process.wait(15)) == (2000, 0)
-    assert "has ended" not in agent.said.read_text()
+    assert "programs has ended" not in agent.said.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
