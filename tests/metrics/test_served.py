@@ -229,3 +229,53 @@ def test_what_goes_with_a_recording_here(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert run.stderr.count("\n") == 1
     assert "whose agent has metrics" in run.stderr
+
+
+SCRIPT = """
+tracepoint:syscalls:sys_enter_getppid /pid == $1/ {
+    @calls[comm] = count(); @ids = hist(pid); @sums = sum(pid); @last[pid] = nsecs;
+}
+"""
+FILE = """
+[[metric]]
+map = "@calls"
+name = "getppid_calls_total"
+help = "Calls of getppid by command"
+labels = ["command"]
+
+[[metric]]
+map = "@ids"
+name = "getppid_ids"
+help = "Numbers of those that called"
+sum = "@sums"
+
+[[metric]]
+map = "@last"
+name = "getppid_last_seconds"
+help = "When it was called last"
+labels = ["pid"]
+scale = 1e-9
+"""
+
+
+def test_a_scripts_maps_are_scraped_while_it_runs(
+    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """By an agent that is nobody and confined."""
+    (tmp_path / "s.bt").write_text(SCRIPT)
+    (tmp_path / "m.toml").write_text(FILE)
+    agent = start(
+        "agent", "--to", f"unix:{tmp_path}/nobody", "--metrics-maps", "m.toml", "s.bt", str(load.pid)
+    )
+    found = agent.scrape()
+    assert "getppid_calls_total" not in found
+    call(load, 1234)
+    found = agent.scrape()
+    comm = Path(f"/proc/{load.pid}/comm").read_text().strip()
+    assert found["getppid_calls_total"] == {(comm,): 1234}
+    assert found["getppid_ids_count"] == {(): 1234}
+    assert found["getppid_ids_sum"] == {(): 1234 * load.pid}
+    bound = str((1 << load.pid.bit_length()) - 1)
+    assert found["getppid_ids_bucket"][bound,] == 1234
+    assert found["getppid_ids_bucket"][str((1 << load.pid.bit_length() - 1) - 1),] == 0
+    assert found["getppid_last_seconds"][str(load.pid),] > 0

@@ -62,6 +62,7 @@ OPTIONS = {
     "filter": "--filter",
     "spool": "--spool",
     "adopt": "--adopt",
+    "metrics_maps": "--metrics-maps",
 }
 """Arguments that say what is recorded, which with --listen the clients do."""
 
@@ -115,7 +116,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="after Ctrl-C wait so long for the collector (default 10s)",
     )
     tracing.add_arguments(parser, rotate=False)
-    services.add_arguments(parser, CONFIGURATION)
+    services.add_arguments(parser, CONFIGURATION, probes=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -279,6 +280,7 @@ def _listening(args: argparse.Namespace) -> Address:
 
 def _connecting(args: argparse.Namespace) -> "Address | BrokerAddress":
     """Where `--to` goes: a collector, or a broker. KwireError where the arguments make no sense together."""
+    metrics.check(args)
     if args.memory < LEAST_MEMORY:
         raise KwireError("set memory", str(args.memory), "it is too little", "give at least 1M")
     if not args.probes and not args.spool:
@@ -404,8 +406,8 @@ def _measure(args: argparse.Namespace, courier: "Courier") -> "Endpoint | None":
     from kwire.agent.metrics import AgentMetrics
     from kwire.metrics.table import AGENT
 
-    told = AgentMetrics(courier)
-    return metrics.serve(args, courier.loop, AGENT, told.samples, told.ready)
+    told, recorder = AgentMetrics(courier), getattr(courier, "recorder", None)
+    return metrics.serve(args, courier.loop, AGENT, told.samples, told.ready, recorder)
 
 
 def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:

@@ -140,7 +140,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--hosts", metavar="FILE", help="which names in certificates are one host, so that one may be renewed"
     )
     values.add_limits(parser, "until Ctrl-C", "so many events, or a few more")
-    services.add_arguments(parser, CONFIGURATION)
+    services.add_arguments(parser, CONFIGURATION, probes=False)
 
 
 class Run:

@@ -13,38 +13,58 @@ from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from kwire.capture.writer import Writer
     from kwire.live.recorder import Recorder
     from kwire.metrics.endpoint import Endpoint
     from kwire.metrics.exposition import Source
-    from kwire.metrics.table import Sample
+    from kwire.metrics.table import Metric, Sample
     from kwire.transport.loop import Loop
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the option."""
+def add_arguments(parser: argparse.ArgumentParser, *, maps: bool) -> None:
+    """Add the options; `maps`: the verb has probes, whose maps may be metrics."""
     parser.add_argument(
         "--metrics",
         metavar="[HOST]:PORT",
         help="serve metrics for Prometheus there, or at unix:PATH; without HOST at all addresses",
     )
+    if maps:
+        parser.add_argument(
+            "--metrics-maps", metavar="FILE", help="maps of the probes that are metrics too (TOML)"
+        )
 
 
 def serve(
-    args: argparse.Namespace, loop: Loop, verb: str, source: Source, ready: Callable[[], str]
-) -> Endpoint | None:
-    """Serve where `--metrics` says; None without it. Raises KwireError."""
-    if args.metrics is None:
-        return None
+    args: argparse.Namespace,
+    loop: Loop,
+    verb: str,
+    source: Source,
+    ready: Callable[[], str],
+    recorder: Recorder | None = None,
+) -> Endpoint:
+    """Serve where `--metrics` says. `recorder`: whose maps may be metrics too, its probes being attached.
+    Raises KwireError.
+    """
     from kwire import __version__
     from kwire.metrics.endpoint import Endpoint, metrics_address
     from kwire.metrics.exposition import Exposition
 
     address = metrics_address(args.metrics)
-    endpoint = Endpoint(loop, address, Exposition(verb, source, ready, __version__))
-    say(f"metrics at {endpoint.url}")
+    more: Sequence[Metric] = ()
+    if recorder is not None and args.metrics_maps is not None:
+        from kwire.agent.map_metrics import MapMetrics, load
+
+        maps = MapMetrics(load(args.metrics_maps), recorder)
+        own, more = source, maps.metrics
+
+        def source() -> Iterator[Sample | None]:
+            yield from own()
+            yield from maps.samples()
+
+    endpoint = Endpoint(loop, address, Exposition(verb, source, ready, __version__, more))
+    say(f"metrics at {endpoint.url}", "listening")
     return endpoint
 
 
@@ -58,7 +78,7 @@ class Recorded:
         self.loop = Loop()
         self._recorder = recorder
         self._writer = writer
-        self._endpoint = serve(args, self.loop, RECORD, self.samples, self.ready)
+        self._endpoint: Endpoint | None = serve(args, self.loop, RECORD, self.samples, self.ready, recorder)
 
     def run(self, stop: int) -> None:
         """Record until it is over, or the descriptor `stop` is readable; the recorder has been started."""
@@ -105,6 +125,18 @@ class Recorded:
         yield Sample("kwire_probes", 0 if recorder.over else len(recorder.plan.schemas))
         for schema in recorder.plan.schemas:
             yield Sample("kwire_probe_events_total", recorder.produced_by(schema.id), (schema.probe,))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse `--metrics-maps` where nothing is served, and a file that cannot be read. Raises KwireError."""
+    if args.metrics_maps is None:
+        return
+    if args.metrics is None:
+        cure = "say where, with --metrics [HOST]:PORT"
+        raise KwireError("serve", args.metrics_maps, "--metrics-maps goes with --metrics", cure)
+    from kwire.agent.map_metrics import load
+
+    load(args.metrics_maps)
 
 
 def not_elsewhere(args: argparse.Namespace) -> None:

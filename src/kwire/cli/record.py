@@ -39,13 +39,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the capture, pcapng; - is standard output; a file there is replaced once probes are attached",
     )
     parser.add_argument("--json", action="store_true", help="print a summary object at the end")
-    metrics.add_arguments(parser)
+    metrics.add_arguments(parser, maps=True)
     tracing.add_arguments(parser)
     tracing.add_remote_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Record, then say what was recorded; the command's exit status."""
+    metrics.check(args)
     if args.host is not None:
         from kwire.cli import remote
 

@@ -34,9 +34,11 @@ AGENT: Final = Service("agent", "kwire-agent.service", "agent.toml")
 COLLECT: Final = Service("collect", "kwire-collect.service", "collector.toml")
 
 
-def add_arguments(parser: argparse.ArgumentParser, configured: str) -> None:
-    """Add the arguments that both have: metrics, the log, how others are reached, the `configured` file."""
-    metrics.add_arguments(parser)
+def add_arguments(parser: argparse.ArgumentParser, configured: str, *, probes: bool) -> None:
+    """Add the arguments that both have: metrics, the log, how others are reached, the `configured` file. `probes`: the verb has
+    some.
+    """
+    metrics.add_arguments(parser, maps=probes)
     log.add_arguments(parser)
     add_transport_arguments(parser)
     add_broker_arguments(parser)

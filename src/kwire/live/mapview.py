@@ -48,11 +48,32 @@ def raw_of(map: checked.Map, maps: Mapping[str, KernelMap]) -> tuple[Raw, int]:
         values = contents.split(map, found.lookup(NUMBER) or b"")
         return ({b"": values} if values else {}), 0
     lost = int.from_bytes(maps[lost_of(map)].lookup(NUMBER) or b"", "little")
+    each = ((key, _values(found, key)) for key in list(found.keys()))
+    return {key: values for key, values in each if values is not None}, lost
+
+
+def slowly(map: checked.Map, maps: Mapping[str, KernelMap]) -> Iterator[Raw]:
+    """What a map holds, one key at a time, for who has others to serve in between. What probes add meanwhile
+    is in it or not.
+    """
+    if not map.key:
+        yield raw_of(map, maps)[0]
+        return
+    found, seen = maps[name_of(map)], set[bytes]()
+    for turn, key in enumerate(found.keys()):
+        if turn > 2 * map.size:  # keys are deleted as fast as they are read: it would begin again for ever
+            return
+        values = _values(found, key) if key not in seen else None
+        seen.add(key)
+        yield {key: values} if values is not None else {}
+
+
+def _values(found: KernelMap, key: bytes) -> list[bytes] | None:
+    """The values of a key: one, or one for each CPU; None where it has been deleted."""
     if found.spec.kind in ("percpu_hash", "lru_percpu_hash"):
-        keys = list(found.keys())
-        each = ((key, found.lookup_cpus(key)) for key in keys)
-        return {key: values for key, values in each if values is not None}, lost
-    return {key: [value] for key, value in found.items()}, lost
+        return found.lookup_cpus(key)
+    value = found.lookup(key)
+    return None if value is None else [value]
 
 
 class MapView:

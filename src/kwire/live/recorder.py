@@ -65,7 +65,7 @@ def complete(schemas: tuple[Schema, ...]) -> tuple[Schema, ...]:
 
 if TYPE_CHECKING:
     from kwire.live.tables import MapTables
-    from kwire.wire.tables import MapTable
+    from kwire.wire.tables import MapTable, Row
 
 PAUSE = 0.004
 """Seconds between two rounds while events come: at 200 MB/s less than a megabyte waits in a ring."""
@@ -332,6 +332,15 @@ class Recorder:
     def seconds(self) -> float:
         """How long it has taken, or took."""
         return (self._stopped if self.over else time.monotonic()) - self._started
+
+    @property
+    def map_schemas(self) -> tuple[Schema, ...]:
+        """Those of the maps; known after `attach`."""
+        return tuple(schema for schema in self.schemas if schema.map is not None and schema.kind == "map")
+
+    def map_rows(self, id: int) -> "Iterator[Row | None]":
+        """What the map with this number holds now, one row at a time (`MapTables.rows`)."""
+        return self._tables.rows(id) if self._tables is not None else iter(())
 
     def produced_by(self, probe: int) -> int:
         """Events that a probe has produced so far, lost ones too."""

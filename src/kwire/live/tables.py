@@ -19,7 +19,7 @@ from kwire.compile.maps import name_of
 from kwire.kernel.maps import Map as KernelMap
 from kwire.lang.inferred import Inferred
 from kwire.live.contents import rows_of
-from kwire.live.mapview import NUMBER, raw_of
+from kwire.live.mapview import NUMBER, raw_of, slowly
 from kwire.live.plan import Plan, UnitMap
 from kwire.live.stacks import stack_schema
 from kwire.wire.frame import HEADER_SIZE
@@ -79,6 +79,12 @@ class MapTables:
         near = self._plan.schemas[0]
         made = schema._replace(clock=near.clock, host=near.host, kernel=near.kernel)
         return made._replace(order=near.order, stacks=near.stacks)
+
+    def rows(self, id: int) -> Iterator[Row | None]:
+        """The rows of the map with this number as it is now, one at a time; None where one has gone."""
+        unit = self._units[id - len(self._plan.schemas) - 1]
+        for raw in slowly(unit.map, self._maps):
+            yield from rows_of(unit.map, raw, zeros=True) if raw else (None,)
 
     def stacks(self, new: list[tuple[int, Stack]]) -> Frames:
         """The table that tells these stacks. Its time is that of the table before it: none of these stacks

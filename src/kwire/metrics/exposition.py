@@ -5,17 +5,20 @@ which takes little time whatever is measured, so that whoever serves it can do s
 prometheus-client (extra `kwire[metrics]`) is imported here and nowhere else.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.errors import KwireError
-from kwire.metrics.table import BY_NAME, COUNTER, Metric, Sample
+from kwire.metrics.table import BY_NAME, COUNTER, Buckets, Metric, Sample, Summed
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as Family
 
 CHUNK: Final = 64
 """Samples that are rendered in one step."""
+
+LINES: Final = 32
+"""Samples that a histogram counts for: it has a line a bucket."""
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,25 +29,36 @@ turn of the loop."""
 
 class Exposition:
     """What one process tells. `verb`: of the table; `source`: its samples; `ready`: why it is not ready, or
-    nothing. Raises KwireError where prometheus-client is missing.
+    nothing; `more`: metrics of its own, beside the table's. Raises KwireError where prometheus-client is
+    missing.
     """
 
-    def __init__(self, verb: str, source: Source, ready: Callable[[], str], version: str) -> None:
+    def __init__(
+        self, verb: str, source: Source, ready: Callable[[], str], version: str, more: Sequence[Metric] = ()
+    ) -> None:
         try:
             from prometheus_client import exposition, process_collector
-            from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+            from prometheus_client.core import (
+                CounterMetricFamily,
+                GaugeMetricFamily,
+                HistogramMetricFamily,
+                SummaryMetricFamily,
+            )
         except ImportError:
             cure = "pip install 'kwire[metrics]'"
             raise KwireError("serve", "metrics", "prometheus-client is not installed", cure) from None
         self._families: dict[str, Callable[..., Any]] = {
             "counter": CounterMetricFamily,
             "gauge": GaugeMetricFamily,
+            "histogram": HistogramMetricFamily,
+            "summary": SummaryMetricFamily,
         }
         self._generate = exposition.generate_latest
         self._process = process_collector.ProcessCollector(registry=None)
         self._source = source
         self._highest: dict[tuple[str, tuple[str, ...]], float] = {}  # of counters: they never fall
         self._version = version
+        self._more = more
         self.verb = verb
         self.ready = ready
         """Why it is not ready; empty where it is."""
@@ -65,27 +79,32 @@ class Exposition:
             yield self._generate(_Only(family))
 
     def _metrics(self) -> Iterable[Metric]:
-        return (metric for metric in BY_NAME.values() if self.verb in metric.of)
+        yield from (metric for metric in BY_NAME.values() if self.verb in metric.of)
+        yield from self._more
 
     def _text(self, metric: Metric, samples: list[Sample]) -> Iterator[bytes]:
         """The lines of one metric; HELP and TYPE stand before the first of them only."""
         known = {sample.labels for sample in samples}
         samples += [Sample(metric.name, 0, (one,)) for one in metric.values if (one,) not in known]
-        for start in range(0, len(samples), CHUNK):
+        step = CHUNK if metric.kind != "histogram" else CHUNK // LINES
+        for start in range(0, len(samples), step):
             name = metric.name.removesuffix("_total") if metric.kind == COUNTER else metric.name
             family = self._families[metric.kind](name, f"{metric.help}.", labels=metric.labels)
-            for sample in samples[start : start + CHUNK]:
-                value = self._grown(sample) if metric.kind == COUNTER else sample.value
-                family.add_metric(sample.labels, value)
+            for sample in samples[start : start + step]:
+                if isinstance(sample.value, Buckets | Summed):
+                    family.add_metric(sample.labels, *sample.value)
+                elif metric.kind == COUNTER and metric.name in BY_NAME:
+                    family.add_metric(sample.labels, self._grown(sample.name, sample.labels, sample.value))
+                else:
+                    family.add_metric(sample.labels, sample.value)
             text = self._generate(_Only(family))
             yield text if start == 0 else text.split(b"\n", 2)[2]
 
-    def _grown(self, sample: Sample) -> float:
-        """The value of a counter. It never falls: what a store that failed has to be sent again is not told
-        until there is more than before.
+    def _grown(self, name: str, labels: tuple[str, ...], value: float) -> float:
+        """The value of a counter of ours. It never falls: what has to be sent again to a store that failed is
+        not told until there is more than before.
         """
-        key = sample.name, sample.labels
-        value = self._highest[key] = max(sample.value, self._highest.get(key, 0))
+        value = self._highest[name, labels] = max(value, self._highest.get((name, labels), 0))
         return value
 
 

@@ -13,6 +13,8 @@ from kwire.wire.messages import Cause
 
 COUNTER: Final = "counter"
 GAUGE: Final = "gauge"
+HISTOGRAM: Final = "histogram"
+SUMMARY: Final = "summary"
 
 AGENT: Final = "agent --to"
 SERVER: Final = "agent --listen"
@@ -39,11 +41,27 @@ class Metric(NamedTuple):
     values: tuple[str, ...] = ()
 
 
+class Buckets(NamedTuple):
+    """The value of a histogram: upper ends as text, the last `+Inf`, with how many numbers were at most so
+    great; the sum of all, where it is known.
+    """
+
+    counts: tuple[tuple[str, float], ...]
+    total: float | None = None
+
+
+class Summed(NamedTuple):
+    """The value of a summary: how many numbers there were, and their sum."""
+
+    number: float
+    total: float
+
+
 class Sample(NamedTuple):
     """A metric's value at one moment, for these values of its labels."""
 
     name: str
-    value: float
+    value: "float | Buckets | Summed"
     labels: tuple[str, ...] = ()
 
 

@@ -50,6 +50,19 @@ def described(schema: Schema, held: MapTable) -> dict[str, Any]:
     }
 
 
+def part_texts(schema: Schema) -> Callable[[Sequence[Any]], tuple[str, ...]]:
+    """What shows the parts of a key of this map as texts."""
+    shape = schema.map
+    assert shape is not None  # whoever asks has one
+    labels = Labels(schema)
+    shows = [_shown(schema, field, labels) for field in schema.fields[: shape.keys]]
+
+    def texts(key: Sequence[Any]) -> tuple[str, ...]:
+        return tuple(_text(show(part)) for show, part in zip(shows, key, strict=True))
+
+    return texts
+
+
 def _named(items: Items, cells: Iterator[Callable[[Any], Any]], value: Any) -> Any:
     """A value whose parts are shown as those of a key are."""
     if not items:
