@@ -35,8 +35,8 @@ COLLECT: Final = Service("collect", "kwire-collect.service", "collector.toml")
 
 
 def add_arguments(parser: argparse.ArgumentParser, configured: str, *, probes: bool) -> None:
-    """Add the arguments that both have: metrics, the log, how others are reached, the `configured` file. `probes`: the verb has
-    some.
+    """Add the arguments that both have: metrics, the log, how others are reached, the `configured` file.
+    `probes`: the verb has some, whose maps may be metrics.
     """
     metrics.add_arguments(parser, maps=probes)
     log.add_arguments(parser)
