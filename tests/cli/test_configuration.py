@@ -44,7 +44,7 @@ def file(tmp_path: Path) -> Path:
 def as_text(action: argparse.Action) -> tuple[str, str]:
     """A value of an option, in TOML and on the command line."""
     values = {"SIZE": "1M", "TIME": "5m", "SIZE|TIME": "300M", "COUNT": "7", "PID[,PID]": "12"}
-    value = values.get(str(action.metavar), "a:b")
+    value = str(list(action.choices)[-1]) if action.choices else values.get(str(action.metavar), "a:b")
     return f'"{value}"', value
 
 
