@@ -494,6 +494,20 @@ def test_a_spool_that_vanishes_without_a_collector_is_counted(world: World, load
     assert "is lost with this agent" in agent.errors
 
 
+def test_a_second_request_to_end_does_not_wait(world: World, load: Load) -> None:
+    agent = world.tracing(load, "--grace", "600")
+    load.call(10_000)
+    agent.signal(signal.SIGINT)
+    load.call(1)  # it asks for the end of the recording only
+    while agent.process.poll() is None:
+        agent.signal(signal.SIGINT)
+        time.sleep(0.05)
+    told = agent.end(3)
+    assert told["events"] + told["lost"] >= 10_000
+    assert "are not acknowledged" in agent.errors
+    assert "is lost with this agent" in agent.errors
+
+
 def segments(path: Path) -> list[Path]:
     return sorted(path.rglob("*.seg"))
 

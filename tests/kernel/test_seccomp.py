@@ -170,12 +170,14 @@ def test_what_a_collector_does_goes_on(tmp_path: Path) -> None:
         attempt("random", lambda: os.urandom(8))
         attempt("memory", lambda: bytearray(64 << 20))
         attempt("names", lambda: socket.getaddrinfo("localhost", 1))
+        attempt("a signal to itself", lambda: os.kill(os.getpid(), 0))
         """,
         tmp_path,
     )
     assert found == {
         "mode": 2,
         **dict.fromkeys(["files", "network", "threads", "random", "memory", "names"], 0),
+        "a signal to itself": 0,
     }
 
 

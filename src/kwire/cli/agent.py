@@ -386,7 +386,8 @@ def _record(
     if not args.verbose:  # then the frames tell
         recorder.progress = progress
     try:
-        agent.run()
+        with _hurried(agent):
+            agent.run()
         progress.finish()
     finally:
         agent.close()
@@ -397,6 +398,16 @@ def _record(
         line.loop.close()
         line.end()
     return _report(args, agent, refused)
+
+
+@contextlib.contextmanager
+def _hurried(courier: "Courier") -> "Iterator[None]":
+    """Inside, a second Ctrl-C ends the waiting for the collector; what waits is told as after `--grace`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not courier.recording_over:
+            raise
 
 
 def _measure(args: argparse.Namespace, courier: "Courier") -> "Endpoint | None":
@@ -428,7 +439,8 @@ def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress") -> in
     endpoint = _measure(args, courier)
     _confine(args, servers(line.address))
     try:
-        courier.run()
+        with _hurried(courier):
+            courier.run()
     finally:
         courier.close()
         if endpoint is not None:

@@ -51,7 +51,8 @@ class Call(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """What an argument must be: one of `values`; or with all bits of `has`, and none of `lacks`.
+    """What an argument must be: one of `values`; or with all bits of `has`, and none of `lacks`; or, where
+    `own` is set, the id of the process that is confined.
 
     It fails with `errno` otherwise. Only the lower 32 bits are looked at: the kernel looks at no others.
     """
@@ -61,6 +62,7 @@ class Limit(NamedTuple):
     has: int = 0
     lacks: int = 0
     errno: int = errno.EPERM
+    own: bool = False
 
 
 PROT_EXEC: Final = 4
@@ -79,6 +81,7 @@ LIMITS: Final[dict[str, Limit]] = {
     "own maps": Limit(0, values=(1, 2, 3, 4, 10, 15, 24)),
     "reading": Limit(2, lacks=O_WRITES, errno=errno.EACCES),
     "reading, old": Limit(1, lacks=O_WRITES, errno=errno.EACCES),
+    "itself": Limit(0, own=True),
     "never": Limit(0, values=(), errno=errno.ENOSYS),
 }
 """`never` says that the kernel has no such call, so that libraries take the older one."""
@@ -182,6 +185,7 @@ CALLS: Final[dict[str, Call]] = {
     "rt_sigprocmask": Call(14, 135, "signals"),
     "rt_sigreturn": Call(15, 139, "signals"),
     "sigaltstack": Call(131, 132, "signals"),
+    "kill": Call(62, 129, "the end by a signal that has come twice", "itself"),
     "restart_syscall": Call(219, 128, "waits that a signal or a debugger has interrupted"),
     "clone": Call(56, 220, "a thread that asks a name server", "thread"),
     "clone3": Call(435, 435, "the same, whose arguments a filter cannot see", "never"),
@@ -251,7 +255,7 @@ def _limited(limit: Limit) -> list[tuple[int, int, int, int]]:
     """What to do with a call whose argument is limited; it ends in any case."""
     code = [(LOAD, 0, 0, ARGS_AT + 8 * limit.argument)]
     refuse = (RETURN, 0, 0, ERRNO | limit.errno)
-    for value in limit.values:
+    for value in (*limit.values, *([os.getpid()] if limit.own else ())):
         code += [(EQUAL, 0, 1, value), (RETURN, 0, 0, ALLOW)]
     if limit.has:
         code += [(SET, 0, 1, limit.has), (RETURN, 0, 0, ALLOW)]
