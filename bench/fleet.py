@@ -175,6 +175,43 @@ def ways(args: argparse.Namespace, folder: Path) -> None:
     print(table(["", "events", "CPU an event", "memory", "verify"], rows))
 
 
+def size_of(folder: Path) -> int:
+    """Bytes of all files in it."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def hops(args: argparse.Namespace, folder: Path) -> None:
+    """What each process takes of a processor for an event, and the bytes that an event is where it is kept:
+    the figures of `sizing.py`.
+    """
+    events, rows = args.events, []
+
+    def row(hop: str, seconds: float, size: int | None) -> None:
+        rows.append([hop, f"{seconds / events * 1e6:.3f} µs", "" if size is None else f"{size / events:.1f}"])
+
+    address = f"tcp:127.0.0.1:{free_port()}"
+    collector = Collector(folder / "tcp", address)
+    sent = replay(address, events)
+    got = collector.stop()
+    row("agent to a collector", sent["cpu"], None)
+    row("collector from agents, its captures", got["cpu"], size_of(folder / "tcp"))
+    shutil.rmtree(folder / "tcp")
+    with broker(folder) as (url, server):
+        before = cpu(server.pid)
+        sent = replay(url, events)
+        row("agent to a broker", sent["cpu"], None)
+        row("broker, one replica: taken", cpu(server.pid) - before, size_of(folder / "broker"))
+        before = cpu(server.pid)
+        taker = Taker(folder / "taken", url)
+        taker.wait(1)
+        got = taker.stop()
+        row("broker: given to one group", cpu(server.pid) - before, None)
+        row("collector from a broker", got["cpu"], None)
+        shutil.rmtree(folder / "taken")
+    print(f"### Hops, {events:,} events of {SIZE} bytes\n")
+    print(table(["hop", "CPU an event", "bytes an event"], rows))
+
+
 def growth(args: argparse.Namespace, folder: Path) -> None:
     """More and more agents, with as many events together."""
     rows = []
@@ -207,6 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--events", type=int, default=5_000_000)
     parser.add_argument("--agents", type=int, nargs="*", default=[1, 10, 100, 1000])
+    parser.add_argument("--hops", action="store_true", help="only what sizing.py reckons with")
     parser.add_argument("--raw", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.raw:
@@ -215,6 +253,9 @@ def main() -> None:
         print(json.dumps({"seconds": seconds, "cpu": time.process_time() - before}))
         return
     with workspace() as folder:
+        if args.hops:
+            hops(args, folder)
+            return
         ways(args, folder)
         growth(args, folder)
 
