@@ -51,7 +51,10 @@ class Flag(IntFlag):
     PADDED = 0x02
 
 
-RESERVED_FLAGS = 0xFF & ~int(Flag.CHECKSUM | Flag.PADDED)  # an int: ~ of an IntFlag drops unknown bits
+# Plain numbers: an operator of an IntFlag makes a new flag, which takes ten times as long, and ~ drops
+# unknown bits.
+_CHECKSUM, _PADDED = int(Flag.CHECKSUM), int(Flag.PADDED)
+RESERVED_FLAGS = 0xFF & ~(_CHECKSUM | _PADDED)
 
 
 class Code(IntEnum):
@@ -115,6 +118,7 @@ TYPES: dict[Type, TypeRule] = {
     Type.ERROR: TypeRule("id of the frame complained of", "CBOR map: code, message"),
     Type.BYE: TypeRule("last sequence number", "CBOR map: reason"),
 }
+_RULES: dict[int, TypeRule] = {int(type): rule for type, rule in TYPES.items()}
 
 
 class Problem(NamedTuple):
@@ -215,14 +219,15 @@ def build(type: int, id: int, payload: Bytes = b"", flags: int = 0) -> bytes:
     type &= 15
     if type not in TYPES:
         raise _build_error(Code.BAD_TYPE, 0, type, "0 to 12", type)
-    if flags & RESERVED_FLAGS or flags == Flag.PADDED:
+    flags = int(flags)
+    if flags & RESERVED_FLAGS or flags == _PADDED:
         raise _build_error(Code.BAD_FLAGS, 1, f"{flags:#04x}", "0, CHECKSUM or CHECKSUM|PADDED", type)
     length = HEADER_SIZE + len(payload)
-    if not flags & Flag.CHECKSUM:
+    if not flags & _CHECKSUM:
         frame = pack_header(type, id, length) + bytes(payload)
     else:
         pad = len(payload) & 1
-        head = pack_header(type, id, length + pad + 2, Flag.CHECKSUM | (Flag.PADDED if pad else 0))
+        head = pack_header(type, id, length + pad + 2, _CHECKSUM | (_PADDED if pad else 0))
         body = head + bytes(payload) + bytes(pad)
         frame = body + checksum(body).to_bytes(2, "big")
     if type == Type.EVENT and len(frame) > MAX_EVENT:
@@ -280,13 +285,14 @@ def inspect(data: Bytes, offset: int = 0) -> tuple[Frame | None, list[Problem]]:
         return None, sorted([*problems, broken], key=lambda problem: problem.offset)
     payload_end, trailer = _trailer(data, offset, header)
     payload = bytes(data[offset + HEADER_SIZE : payload_end])
-    rule = TYPES.get(Type(header.type)) if header.type in TYPES else None
+    rule = _RULES.get(header.type)
     if rule and rule.empty and payload:
         problems.append(Problem(Code.BAD_PAYLOAD, offset + HEADER_SIZE, plural(len(payload), "byte"), "none"))
     if header.type == Type.EVENT and header.length > MAX_EVENT:
         problems.append(Problem(Code.PAYLOAD_TOO_LONG, offset + 2, header.length, f"at most {MAX_EVENT}"))
     problems += trailer
-    return Frame(offset, header, payload), sorted(problems, key=lambda problem: problem.offset)
+    problems.sort(key=lambda problem: problem.offset)
+    return Frame(offset, header, payload), problems
 
 
 def read_strict(data: Bytes, offset: int = 0) -> Frame:
@@ -308,13 +314,13 @@ def _header_problems(header: Header, offset: int) -> list[Problem]:
         problems.append(Problem(Code.BAD_VERSION, offset, header.version, VERSION))
     if header.type not in TYPES:
         problems.append(Problem(Code.BAD_TYPE, offset, header.type, f"0 to {max(TYPES):d}"))
-    elif TYPES[Type(header.type)].id_zero and header.id:
+    elif _RULES[header.type].id_zero and header.id:
         problems.append(Problem(Code.BAD_ID, offset + 4, header.id, 0))
     if header.flags & RESERVED_FLAGS:
         problems.append(
             Problem(Code.BAD_FLAGS, offset + 1, f"{header.flags:#04x}", f"no bit of {RESERVED_FLAGS:#04x}")
         )
-    elif header.flags == Flag.PADDED:
+    elif header.flags == _PADDED:
         problems.append(Problem(Code.BAD_FLAGS, offset + 1, "PADDED alone", "PADDED with CHECKSUM"))
     return problems
 
@@ -322,9 +328,9 @@ def _header_problems(header: Header, offset: int) -> list[Problem]:
 def _trailer(data: Bytes, offset: int, header: Header) -> tuple[int, list[Problem]]:
     """Where the payload ends, and what is wrong with the padding and the checksum after it."""
     end = offset + header.length
-    if not header.flags & Flag.CHECKSUM:
+    if not header.flags & _CHECKSUM:
         return end, []
-    pad = 1 if header.flags & Flag.PADDED else 0
+    pad = 1 if header.flags & _PADDED else 0
     room = header.length - HEADER_SIZE
     if room < pad + 2:
         start = offset + HEADER_SIZE

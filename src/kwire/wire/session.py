@@ -109,6 +109,12 @@ MAX_WAITING = 64  # answers waiting to be sent; what a peer asks for beyond is n
 MAX_COOKIES = 8  # challenges answered for one HELLO
 COPY = "another copy of the source has gone on with the session"
 CHECKSUM = int(Flag.CHECKSUM)  # an int: quicker than a flag
+# Frames that are an input whatever they hold; others are looked into.
+SIMPLE: dict[int, Input] = {
+    int(Type.KEEPALIVE): Input.KEEPALIVE,
+    int(Type.REQUEST): Input.REQUEST,
+    int(Type.REPLY): Input.REPLY,
+}
 
 
 class SessionError(KwireError):
@@ -580,8 +586,7 @@ class Session:
             return (Input.END if receiver is not None else Input.LEFT), Got(header, said)
         if type == Type.ERROR:
             return Input.ERROR, Got(header, read_error(frame))
-        simple = {Type.KEEPALIVE: Input.KEEPALIVE, Type.REQUEST: Input.REQUEST, Type.REPLY: Input.REPLY}
-        return simple.get(Type(type), Input.MISPLACED), Got(header, frame)
+        return SIMPLE.get(type, Input.MISPLACED), Got(header, frame)
 
     def _which_hello(self, header: Any, hello: Hello) -> tuple[Input, Got]:
         why = self._foreign_to(hello)
