@@ -3,6 +3,7 @@
 
     bench/codegen.py [--save FILE] [--against FILE] [--ns]
     bench/codegen.py --tools /usr/sbin/*.bt
+    python tests/vm/run.py --kernel 6.12 -- .venv/bin/python bench/codegen.py --runs
 
 For each probe: instructions of the program, of one run (in the interpreter, on memory that can all be read),
 and what the kernel's verifier looks at to accept it. `--ns`: nanoseconds of a run in this kernel, for the raw
@@ -13,17 +14,24 @@ changed since. With bpftrace and clang installed, their instructions for the sam
 bpftrace's (of `--emit-elf`), and the geometric mean of ours over bpftrace's. Where one makes fewer programs
 than the other, of several places, the mean of a program counts. Nothing is attached or loaded, so a kernel
 without kprobes will do; functions are taken for there where the kernel's types have them.
+
+`--runs`: nanoseconds that the kernel's statistics say of a run of small scripts, ours and bpftrace's, both
+attached at once to what one process does, in turns, and the geometric mean of ours over bpftrace's.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import re
+import signal
 import statistics
 import struct
 import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +45,8 @@ from kwire.compile.build import Compiled, compile_probe, task_fields
 from kwire.errors import KwireError
 from kwire.kernel import features, prog, tracefs
 from kwire.kernel.maps import Map
-from kwire.kernel.sys import bpf
+from kwire.kernel.sys import bpf, info, try_bpf
+from kwire.kernel.syscall import Fd
 from kwire.lang import attach_points, python, record, spec
 from kwire.lang.bpftrace.reader import read
 from kwire.lang.check import check
@@ -253,6 +262,112 @@ def by_clang() -> int:
         )
 
 
+READS = "kprobe:vfs_read"
+OPENS = "tracepoint:syscalls:sys_enter_openat"
+RUNS = {
+    "count": READS + " { @ = count(); }",
+    "count by number": READS + " { @[pid] = count(); }",
+    "count by name": READS + " { @[comm] = count(); }",
+    "sum by address": READS + " { @[arg0] = sum(arg2); }",
+    "histogram": READS + " { @ = hist(arg2); }",
+    "latency": READS + " { @t[tid] = nsecs; } kretprobe:vfs_read /@t[tid]/"
+    " { @ns = hist(nsecs - @t[tid]); delete(@t[tid]); }",
+    "members": READS + " { @[((struct file *)arg0)->f_inode->i_sb->s_magic] = count(); }",
+    "print numbers": READS + ' { printf("%d %d %d\\n", pid, tid, arg2); }',
+    "print a name": READS + ' { printf("%d %s\\n", pid, comm); }',
+    "print a text": OPENS + ' { printf("%d %s\\n", pid, str(args->filename)); }',
+    "count by text": OPENS + " { @[str(args->filename)] = count(); }",
+}
+"""Scripts whose runs are measured."""
+
+ACTIVITY = """
+import os
+for _ in range(COUNT):
+    fd = os.open("/dev/zero", os.O_RDONLY)
+    os.read(fd, 64)
+    os.close(fd)
+"""
+
+
+def loaded() -> set[int]:
+    """The ids of all programs in the kernel."""
+    found: set[int] = set()
+    number = 0
+    while True:
+        _, error, attr = try_bpf("prog_get_next_id", id=number)
+        if error:
+            return found
+        number = attr["next_id"]
+        found.add(number)
+
+
+def spent(ids: set[int]) -> tuple[int, int]:
+    """Nanoseconds and runs of programs together; of runs those of the program that had most."""
+    ns, runs = 0, 0
+    for number in ids:
+        with Fd(bpf("prog_get_fd_by_id", id=number)) as fd:
+            told, _ = info("prog", fd.fd)
+        ns, runs = ns + told["run_time_ns"], max(runs, told["run_cnt"])
+    return ns, runs
+
+
+@contextlib.contextmanager
+def attached(command: list[str], environment: dict[str, str]) -> Iterator[set[int]]:
+    """The programs of a tool that has attached its probes, while it runs: they have run."""
+    before = loaded()
+    known: set[int] = set()
+    with (
+        tempfile.TemporaryFile() as said,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said, env=environment) as tool,
+    ):
+        try:
+            while True:
+                subprocess.run(activity(10), check=True)
+                ids, known = known, loaded() - before
+                if ids and ids == known and all(spent({one})[1] for one in ids):  # none that is only tried
+                    break
+                if tool.poll() is not None:
+                    said.seek(0)
+                    raise SystemExit(f"{' '.join(command)}: {said.read().decode()}")
+            yield ids
+        finally:
+            tool.send_signal(signal.SIGINT)
+
+
+def activity(count: int) -> list[str]:
+    """The command that opens, reads and closes a file so often."""
+    return [sys.executable, "-S", "-c", ACTIVITY.replace("COUNT", str(count))]
+
+
+def runs(count: int, rounds: int) -> None:
+    """Print what a run of each script costs, ours and bpftrace's."""
+    from common import KWIRE, bpftrace_environment, mount_tracefs, workspace
+
+    mount_tracefs()
+    stats = bpf("enable_stats", type=0)
+    parts = []
+    print(f"{'ours':>6} {'theirs':>6} {'part':>6}  script, ns a run, best of {rounds}")
+    with workspace() as folder:
+        peer = bpftrace_environment(folder)
+        for name, text in RUNS.items():
+            ours: list[float] = []
+            theirs: list[float] = []
+            with (
+                attached([KWIRE, "-e", text], {**os.environ}) as own,
+                attached(["bpftrace", "-e", text], peer) as others,
+            ):
+                for _ in range(rounds):
+                    before = spent(own), spent(others)
+                    subprocess.run(activity(count), check=True)
+                    for into, (ns, n), ids in zip((ours, theirs), before, (own, others), strict=True):
+                        now = spent(ids)
+                        into.append((now[0] - ns) / max(now[1] - n, 1))
+            parts.append(min(ours) / min(theirs))
+            print(f"{min(ours):>6.0f} {min(theirs):>6.0f} {parts[-1]:>6.2f}  {name}", flush=True)
+    os.close(stats)
+    print(f"{math.exp(statistics.mean(map(math.log, parts))):>20.2f}  geometric mean of {len(parts)}")
+
+
 SECTION = struct.Struct("<IIQQQQ")
 """The head of an ELF section: name, type, flags, address, offset, size."""
 
@@ -320,7 +435,13 @@ def main() -> None:
     parser.add_argument("--against")
     parser.add_argument("--ns", action="store_true")
     parser.add_argument("--tools", nargs="+", metavar="FILE.bt")
+    parser.add_argument("--runs", action="store_true")
+    parser.add_argument("--count", type=int, default=2000, help="with --runs: how often a file is read")
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    if args.runs:
+        runs(args.count, args.rounds)
+        return
     if args.tools:
         tools(args.tools)
         return

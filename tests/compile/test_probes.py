@@ -513,3 +513,24 @@ def test_buckets_of_powers_of_two(signed: bool) -> None:
             words = struct.unpack(f"<{len(held.value()) // 8}Q", held.value())
             expected = 0 if signed and one >> 63 else one.bit_length() + 1
             assert [at for at, count in enumerate(words) if count] == [expected]
+
+
+def test_an_array_of_characters_as_a_key_ends_at_its_nul() -> None:
+    name = t.Text(16, "kernel")
+    map = c.Map("m", "count", (name,), t.U64, 64)
+    where = Site(
+        "tracepoint", "a:b", (Param("comm", t.Array(t.Int(1, True, "", True), 16), CtxField(8, 16)),)
+    )
+    text = c.ReadText(place(c.Context(POINTER, SPAN), 8), name, SPAN, 16)
+    made = program(where, number(1), body=(c.Aggregate(map, (text,), number(1, t.U64), SPAN),))
+    compiled = build(made)
+    for given, held in (
+        (b"cat\0rest of it..", b"cat"),
+        (b"sixteen letters!", b"sixteen letters!"),
+        (bytes(16), b""),
+    ):
+        machine = vm.Machine(compiled.image)
+        machine.run(bytes(8) + given + b"!" + bytes(7))
+        entries = machine.maps["@m"]
+        assert isinstance(entries, vm.HashMap)
+        assert list(entries.entries()) == [held.ljust(24, b"\0")]

@@ -19,6 +19,7 @@ from kwire.compile.layout import SLACK, pad
 from kwire.compile.variable_length import Record
 from kwire.hints import TYPE_CHECKING
 from kwire.lang import checked, types
+from kwire.lang.context import CtxField, DataLoc, Site
 from kwire.lang.entries import VALUE_MOST, Part, key_parts, key_size, value_parts, value_size
 from kwire.lang.tree import Span
 
@@ -190,8 +191,13 @@ class MapLowering:
         b = self.b
         key = self._key(s.map, s.key) if s.map.key else None
         value = b.expr(s.value)
+        own = self._own(s.map) if key is None else None
+        if s.map.kind in ("hist", "lhist"):
+            bucket = self._log2(s.map, value) if s.map.kind == "hist" else self._linear(s.map, value)
+            value = b.emit("lsh", [bucket, 3])
         if key is None:
-            self._add(s.map, self._own(s.map), value)
+            assert own is not None
+            self._add(s.map, own, value)
             if s.map.kind not in PER_CPU:
                 b.store(self._own(s.map), 8, 8, 1)
             return
@@ -309,20 +315,15 @@ class MapLowering:
         self.b.do("atomic", [At(place, offset), value])
 
     def _add(self, map: checked.Map, place: Value, value: Operand) -> None:
-        """Add a value to what a map keeps at a place."""
+        """Add a value to what a map keeps at a place; of a histogram it says where its bucket is."""
         if map.kind in ("min", "max"):
             self._extreme(map, place, value)
-        elif map.kind == "hist":
-            self._atomic(self.b.emit("add", [place, self._scaled(self._log2(map, value))]), 0, 1)
-        elif map.kind == "lhist":
-            self._atomic(self.b.emit("add", [place, self._scaled(self._linear(map, value))]), 0, 1)
+        elif map.kind in ("hist", "lhist"):
+            self._atomic(self.b.emit("add", [place, value]), 0, 1)
         else:
             self._atomic(place, 0, value)
             if map.kind in ("avg", "stats"):
                 self._atomic(place, 8, 1)
-
-    def _scaled(self, bucket: Operand) -> Operand:
-        return self.b.emit("lsh", [bucket, 3])
 
     def _extreme(self, map: checked.Map, place: Value, value: Operand) -> None:
         """Keep the value where it is beyond the one that is kept, or the first."""
@@ -435,6 +436,12 @@ def put_text(
         # Linux 6.1 writes nothing behind the name's NUL, newer kernels zeros (seen on 6.12).
         b.call("get_current_comm", At(base, offset), NAME_SIZE)
         return
+    if isinstance(base, Slot) and isinstance(value, checked.ReadText) and 0 < value.fixed <= limit:
+        within = value.place.replace(offset=value.place.offset + value.fixed)
+        if _in_record(b.site, within):
+            place, at = b.place(value.place)  # of the byte more that is asked for the helper makes the NUL
+            b.call("probe_read_kernel_str", At(base, offset), value.fixed + 1, b.binary("add", place, at))
+            return
     length, _ = Record(b, base, offset).text(value, limit)
     if isinstance(base, Value):
         b.store(b.emit("add", [base, length]), offset, 1, 0)
@@ -444,6 +451,14 @@ def _scalar(value: checked.Expr | checked.Wide | checked.TextConst) -> checked.E
     assert not isinstance(value, checked.ReadText | checked.ReadBytes | checked.ReadBlock)
     assert not isinstance(value, checked.Comm | checked.TextConst)
     return value
+
+
+def _in_record(site: Site, place: checked.Place) -> bool:
+    """Whether a place is in a tracepoint's record, and a field is behind it."""
+    fields = (param.access for param in site.params)
+    starts = (field.offset for field in fields if isinstance(field, (CtxField, DataLoc)))
+    inside = isinstance(place.base, checked.Context) and not place.indexes
+    return inside and max(starts, default=0) >= place.offset
 
 
 def _is_name(value: checked.Expr | checked.Wide | checked.TextConst) -> bool:
