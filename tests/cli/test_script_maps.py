@@ -132,3 +132,12 @@ def test_a_capture_that_is_cut_shows_what_is_there(recorded: tuple[Path, str], t
     assert "cut at byte" in shown.stderr
     assert live.startswith(shown.stdout)
     assert "between two" in shown.stdout
+
+
+def test_addresses_of_the_kernel_are_named_in_maps_alone(tmp_path: Path) -> None:
+    """Without an event that has a symbol or a stack: when maps are read, the privileges are gone."""
+    text = 'BEGIN { @a[ksym(kaddr("vfs_read"))] = 1; @b = ksym(kaddr("vfs_write")); exit(); }'
+    file = tmp_path / "symbols.pcapng"
+    lines = ["@a[vfs_read]: 1", "@b: vfs_write"]
+    assert kwire("-e", text, "-w", str(file)).stdout.split("\n")[-3:-1] == lines
+    assert kwire("show", str(file)).stdout.split("\n")[-3:-1] == lines

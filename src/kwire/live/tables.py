@@ -10,8 +10,9 @@ import os
 import sys
 import time
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from kwire.capture import walk
 from kwire.compile.layout import map_schema
@@ -29,6 +30,9 @@ from kwire.wire.schema import Schema
 from kwire.wire.stacks import Stack
 from kwire.wire.tables import MapTable, Row, cells, stack_rows
 
+if TYPE_CHECKING:
+    from kwire.kernel.symbols import Symbols
+
 
 class MapTables:
     """The maps of a trace. `maps`: the kernel's, by their names in images."""
@@ -40,6 +44,7 @@ class MapTables:
         "_numbers",
         "_plan",
         "_stacks",
+        "_symbols",
         "_told",
         "_units",
         "_zeroed",
@@ -59,6 +64,7 @@ class MapTables:
         if plan.stacks:
             self._stacks = self._like(stack_schema(first + len(self.schemas)))
             self.schemas += (self._stacks,)
+        self._symbols = _symbols(self.schemas)
         self.produced = {schema.id: 0 for schema in self.schemas}
         """TABLE frames by map."""
         self.left: list[tuple[Schema, MapTable]] = []
@@ -148,7 +154,7 @@ class MapTables:
         raw, lost = raw_of(unit.map, self._maps)
         rows = tuple(rows_of(unit.map, raw, zeros=unit.map.name in self._zeroed))
         number = self._numbers[schema.id] = self._numbers[schema.id] + 1
-        table = MapTable(number, moment, rows, shown, top, div, lost, _symbols(schema, rows))
+        table = MapTable(number, moment, rows, shown, top, div, lost, self._names(schema, rows))
         if shown != "print":
             self.left.append((schema, table))
         made = table.frames(schema.id)
@@ -176,18 +182,21 @@ class MapTables:
                 with suppress(KeyError):
                     own.delete(key)
 
+    def _names(self, schema: Schema, rows: tuple[Row, ...]) -> dict[int, str]:
+        """Names of the kernel's addresses in the rows."""
+        if self._symbols is None:
+            return {}
+        places = [at for at, field in enumerate(schema.fields) if field.type == "ksym"]
+        flat = (cells(schema, row) for row in rows)
+        found = {cell for row in flat for at in places if at < len(row) and isinstance(cell := row[at], int)}
+        names = ((address, self._symbols.at(address)) for address in sorted(found))
+        return {address: symbol.place for address, symbol in names if symbol}
 
-def _symbols(schema: Schema, rows: tuple[Row, ...]) -> dict[int, str]:
-    """Names of the kernel's addresses in the rows."""
-    places = [at for at, field in enumerate(schema.fields) if field.type == "ksym"]
-    if not places:
-        return {}
-    flat = (cells(schema, row) for row in rows)
-    found = {cell for row in flat for at in places if at < len(row) and isinstance(cell := row[at], int)}
-    if not found:
-        return {}
+
+def _symbols(schemas: Iterable[Schema]) -> "Symbols | None":
+    """The kernel's symbols, where maps have addresses: read now, as who records gives up what it takes."""
+    if all(field.type != "ksym" for schema in schemas for field in schema.fields):
+        return None
     from kwire.kernel.symbols import kernel_symbols
 
-    symbols = kernel_symbols()
-    names = ((address, symbols.at(address)) for address in sorted(found))
-    return {address: symbol.place for address, symbol in names if symbol}
+    return kernel_symbols()
