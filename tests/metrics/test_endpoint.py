@@ -34,7 +34,8 @@ class Site:
         self.trouble = ""
         self.sockets: list[socket.socket] = []
         exposition = Exposition(table.RECORD, self.source, lambda: self.trouble, "9.9")
-        self.endpoint = Endpoint(self.loop, metrics_address(address), exposition)
+        self.endpoint = Endpoint(self.loop, metrics_address(address))
+        self.endpoint.serve(exposition)
 
     def source(self) -> Iterator[Sample]:
         for sample in self.samples:

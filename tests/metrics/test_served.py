@@ -223,6 +223,27 @@ def test_a_listening_agent_tells_what_it_relayed(
     assert agent.end() == 0
 
 
+def test_a_port_that_is_taken_ends_it_before_anything_is_kept(
+    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """No spool is left behind, no capture replaced, no command run."""
+    taken = start("collect", "--listen", "unix:c", "-w", "in")
+    port = taken.url.rpartition(":")[2]
+    (tmp_path / "a.pcapng").write_text("kept")
+    command = ["-c", f"touch {tmp_path}/ran", "--metrics", f"127.0.0.1:{port}"]
+    for words in (
+        ["agent", "--to", "unix:c", "--spool", "spool", PROBE, *command],
+        ["record", PROBE, "-w", "a.pcapng", *command],
+    ):
+        run = subprocess.run([*KWIRE, *words], capture_output=True, text=True, cwd=tmp_path)
+        assert (run.returncode, run.stderr.count("\n")) == (1, 1), run.stderr
+        assert "something listens there already" in run.stderr
+    assert not (tmp_path / "spool").exists()
+    assert not (tmp_path / "ran").exists()
+    assert (tmp_path / "a.pcapng").read_text() == "kept"
+    assert [path.name for path in tmp_path.glob("*.pcapng*")] == ["a.pcapng"]
+
+
 def test_what_goes_with_a_recording_here(tmp_path: Path) -> None:
     command = [*KWIRE, "record", "-H", "unix:/nowhere", PROBE, "-w", "a.pcapng", "--metrics", ":0"]
     run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

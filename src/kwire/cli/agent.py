@@ -23,6 +23,7 @@ from kwire.cli.status import FAILED, NOT_WHOLE, OK, of_command, worst
 from kwire.errors import KwireError
 from kwire.live.processes import Processes
 from kwire.live.recorder import Recorder
+from kwire.metrics.table import AGENT, SERVER
 from kwire.transport.address import Address, check_secure, parse
 from kwire.wire.settings import Settings
 from kwire.words import are, lost, plural
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
     from kwire.agent.agent import Agent, Courier, Recovered
     from kwire.agent.uplink import Line
-    from kwire.metrics.endpoint import Endpoint
 
 HELP = "record here, for a collector elsewhere"
 
@@ -192,6 +192,7 @@ def _listen(args: argparse.Namespace) -> int:
     try:
         line = _line(args, address, Settings(memory=args.memory))
         loop = line.loop
+        served = metrics.served(args, loop, SERVER)
         server = Server(loop, launcher, rules, line.settings, line.about, line.say)
         listener = listen(
             loop,
@@ -205,13 +206,11 @@ def _listen(args: argparse.Namespace) -> int:
             said=line.say,
         )
 
-        endpoint = None
-        if args.metrics is not None:
+        if served is not None:
             from kwire.agent.metrics import ServerMetrics
-            from kwire.metrics.table import SERVER
 
             told = ServerMetrics(server, listener)
-            endpoint = metrics.serve(args, loop, SERVER, told.samples, told.ready)
+            served.begin(told.samples, told.ready)
 
         def stop(number: int) -> None:
             server.stop(loop.stop)
@@ -235,8 +234,8 @@ def _listen(args: argparse.Namespace) -> int:
             loop.remove(launcher.fd)
             left, lost = server.close()
             listener.close()
-            if endpoint is not None:
-                endpoint.close()
+            if served is not None:
+                served.close()
             loop.close()
             line.end()
     finally:
@@ -376,11 +375,16 @@ def _record(
     recorder.attach(processes)
     recorder.delegate()
     tracing.say_skipped(recorder.plan)
+    served = metrics.served(args, line.loop, AGENT, recorder)
     sink = SourceSink(recorder.schemas, size)
     hold = make_hold(args.spool, sink, args.memory, args.spool_size)
     agent = Agent(line, recorder, sink, hold, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: agent.stop())
-    endpoint = _measure(args, agent)
+    if served is not None:
+        from kwire.agent.metrics import AgentMetrics
+
+        measured = AgentMetrics(agent)
+        served.begin(measured.samples, measured.ready)
     _confine(args, servers(address))
     progress = tracing.Progress(recorder, None, recorder.tracer)
     if not args.verbose:  # then the frames tell
@@ -391,8 +395,8 @@ def _record(
         progress.finish()
     finally:
         agent.close()
-        if endpoint is not None:
-            endpoint.close()
+        if served is not None:
+            served.close()
         if line.broker is not None:
             line.broker.close()
         line.loop.close()
@@ -410,17 +414,6 @@ def _hurried(courier: "Courier") -> "Iterator[None]":
             raise
 
 
-def _measure(args: argparse.Namespace, courier: "Courier") -> "Endpoint | None":
-    """Serve metrics, where they are wanted."""
-    if args.metrics is None:
-        return None
-    from kwire.agent.metrics import AgentMetrics
-    from kwire.metrics.table import AGENT
-
-    told, recorder = AgentMetrics(courier), getattr(courier, "recorder", None)
-    return metrics.serve(args, courier.loop, AGENT, told.samples, told.ready, recorder)
-
-
 def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
     """Be nobody from now on."""
     folder = args.spool if args.spool and os.path.isdir(args.spool) else ""
@@ -434,17 +427,22 @@ def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress") -> in
     from kwire.agent.agent import Courier
 
     line, recovered, refused = _reach(args, address)
+    served = metrics.served(args, line.loop, AGENT)
     courier = Courier(line, recovered, args.grace)
     line.loop.signals(ending_signals(), lambda number: courier.stop())
-    endpoint = _measure(args, courier)
+    if served is not None:
+        from kwire.agent.metrics import AgentMetrics
+
+        measured = AgentMetrics(courier)
+        served.begin(measured.samples, measured.ready)
     _confine(args, servers(line.address))
     try:
         with _hurried(courier):
             courier.run()
     finally:
         courier.close()
-        if endpoint is not None:
-            endpoint.close()
+        if served is not None:
+            served.close()
         if line.broker is not None:
             line.broker.close()
         line.loop.close()

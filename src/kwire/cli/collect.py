@@ -33,6 +33,7 @@ from kwire.collector.folder import Folder
 from kwire.collector.retention import Keep, Retention
 from kwire.collector.store import Options
 from kwire.errors import KwireError
+from kwire.metrics.table import COLLECT
 from kwire.transport.address import Address, check_secure, parse
 from kwire.transport.connect import CertificateError, Connector, connect
 from kwire.transport.half_open import Roster
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from kwire.broker.client import Broker
     from kwire.cli.parquet import Feeder, LakeProcess
     from kwire.collector.intake import Intake
-    from kwire.metrics.endpoint import Endpoint
 
 HELP = "collect the events of agents into captures"
 
@@ -170,7 +170,7 @@ class Run:
         self.broker: Broker | None = None
         self.intake: Intake | None = None
         self.listeners: list[Listener] = []
-        self.endpoint: Endpoint | None = None
+        self.served: metrics.Served | None = None
         self.connectors: list[Connector] = []
         self.ending = False
         self._troubles = Recurring(self.loop.now, self.news.say)
@@ -192,6 +192,7 @@ class Run:
             self.loop.signals((signal.SIGHUP,), lambda number: self.reload())
         self.loop.signals(tuple(leaving), lambda number: self.leave())
         args, seen = self.args, watch(self.args)
+        self.served = metrics.served(args, self.loop, COLLECT)
         tls = tls_options(args)
         for text in args.listen:
             listener = listen(
@@ -223,12 +224,11 @@ class Run:
                 troubled=self._troubled,
             )
             self.connectors.append(connector)
-        if args.metrics is not None:
+        if self.served is not None:
             from kwire.collector.metrics import CollectorMetrics
-            from kwire.metrics.table import COLLECT
 
             told = CollectorMetrics(self.collector, self.broker, self.retention)
-            self.endpoint = metrics.serve(args, self.loop, COLLECT, told.samples, told.ready)
+            self.served.begin(told.samples, told.ready)
         sys.stderr.flush()
 
     def _take_from(self, text: str) -> None:
@@ -341,8 +341,8 @@ class Run:
         self.collector.stop()
         for listener in self.listeners:
             listener.close()
-        if self.endpoint is not None:
-            self.endpoint.close()
+        if self.served is not None:
+            self.served.close()
         self.loop.turn(0)
         if self.feeder is not None:
             self.feeder.finish()

@@ -1,7 +1,8 @@
 """`--metrics`: where a verb serves what it measures of itself, and a recording that does so.
 
-Invariants: without the option nothing of this is imported but this file; with it the sockets are there, and
-all that is needed is loaded, before the process is confined.
+Invariants: without the option neither the library nor the endpoint is imported; with it all that can go wrong
+(no library, a port that is taken, a file of map metrics that does not fit) does before anything is recorded,
+written or kept, and the sockets are there and all is loaded before the process is confined.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
+    from kwire.agent.map_metrics import MapMetrics
     from kwire.capture.writer import Writer
     from kwire.live.recorder import Recorder
-    from kwire.metrics.endpoint import Endpoint
     from kwire.metrics.exposition import Source
-    from kwire.metrics.table import Metric, Sample
+    from kwire.metrics.table import Sample
     from kwire.transport.loop import Loop
 
 
@@ -36,36 +37,53 @@ def add_arguments(parser: argparse.ArgumentParser, *, maps: bool) -> None:
         )
 
 
-def serve(
-    args: argparse.Namespace,
-    loop: Loop,
-    verb: str,
-    source: Source,
-    ready: Callable[[], str],
-    recorder: Recorder | None = None,
-) -> Endpoint:
-    """Serve where `--metrics` says. `recorder`: whose maps may be metrics too, its probes being attached.
-    Raises KwireError.
+class Served:
+    """What `--metrics` asks for. All that can go wrong does when it is made, before anything is recorded or
+    kept; `begin` when there is something to tell. `recorder`: whose maps may be metrics too, its probes being
+    attached. Raises KwireError.
     """
-    from kwire import __version__
-    from kwire.metrics.endpoint import Endpoint, metrics_address
-    from kwire.metrics.exposition import Exposition
 
-    address = metrics_address(args.metrics)
-    more: Sequence[Metric] = ()
-    if recorder is not None and args.metrics_maps is not None:
-        from kwire.agent.map_metrics import MapMetrics, load
+    def __init__(
+        self, args: argparse.Namespace, loop: Loop, verb: str, recorder: Recorder | None = None
+    ) -> None:
+        from kwire.metrics.endpoint import Endpoint, metrics_address
+        from kwire.metrics.exposition import check_library
 
-        maps = MapMetrics(load(args.metrics_maps), recorder)
-        own, more = source, maps.metrics
+        check_library()
+        self._verb = verb
+        self._maps: MapMetrics | None = None
+        if recorder is not None and args.metrics_maps is not None:
+            from kwire.agent.map_metrics import MapMetrics, load
 
-        def source() -> Iterator[Sample | None]:
-            yield from own()
-            yield from maps.samples()
+            self._maps = MapMetrics(load(args.metrics_maps), recorder)
+        self._endpoint = Endpoint(loop, metrics_address(args.metrics))
 
-    endpoint = Endpoint(loop, address, Exposition(verb, source, ready, __version__, more))
-    say(f"metrics at {endpoint.url}", "listening")
-    return endpoint
+    def begin(self, source: Source, ready: Callable[[], str]) -> None:
+        """Serve."""
+        from kwire import __version__
+        from kwire.metrics.exposition import Exposition
+
+        maps = self._maps
+        more = maps.metrics if maps is not None else ()
+
+        def samples() -> Iterator[Sample | None]:
+            yield from source()
+            if maps is not None:
+                yield from maps.samples()
+
+        self._endpoint.serve(Exposition(self._verb, samples, ready, __version__, more))
+        say(f"metrics at {self._endpoint.url}", "listening")
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._endpoint.close()
+
+
+def served(
+    args: argparse.Namespace, loop: Loop, verb: str, recorder: Recorder | None = None
+) -> Served | None:
+    """What `--metrics` asks for; None without it. Raises KwireError."""
+    return Served(args, loop, verb, recorder) if args.metrics is not None else None
 
 
 class Recorded:
@@ -78,13 +96,15 @@ class Recorded:
         self.loop = Loop()
         self._recorder = recorder
         self._writer = writer
-        self._endpoint: Endpoint | None = serve(args, self.loop, RECORD, self.samples, self.ready, recorder)
+        self._served = Served(args, self.loop, RECORD, recorder)
+        self._closed = False
 
     def run(self, stop: int) -> None:
         """Record until it is over, or the descriptor `stop` is readable; the recorder has been started."""
         from kwire.agent.recording import Recording
         from kwire.transport.loop import READ
 
+        self._served.begin(self.samples, self.ready)
         recording = Recording(self.loop, self._recorder, lambda: None, lambda why: self.loop.stop())
         self.loop.add(stop, READ, lambda mask: recording.end("asked to stop"))
         try:
@@ -97,9 +117,9 @@ class Recorded:
 
     def close(self) -> None:
         """Serve no more."""
-        if self._endpoint is not None:
-            self._endpoint.close()
-            self._endpoint = None
+        if not self._closed:
+            self._closed = True
+            self._served.close()
             self.loop.close()
 
     def ready(self) -> str:

@@ -401,16 +401,16 @@ def record(
         stack.callback(os.close, stop.fd)
         stack.callback(stop.restore)
         shown = [_Shown(sink, stop) for sink in sinks(schemas)]
-        progress = recorder.progress = Progress(recorder, writer, recorder.tracer)
-        recorder.start([*([writer] if writer else []), *shown])
-        if writer:
-            writer.publish()
         beside = None
         if getattr(args, "metrics", None) is not None:
             from kwire.cli.metrics import Recorded
 
             beside = Recorded(args, recorder, writer)
             stack.callback(beside.close)
+        progress = recorder.progress = Progress(recorder, writer, recorder.tracer)
+        recorder.start([*([writer] if writer else []), *shown])
+        if writer:
+            writer.publish()
         privileges.drop(keep=_kept(recorder, rotating=args.rotate != (0, 0.0)))
         (beside or recorder).run(stop.fd)
         progress.finish()

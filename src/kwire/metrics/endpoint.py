@@ -70,13 +70,13 @@ def metrics_address(text: str) -> Address:
 
 
 class Endpoint:
-    """Serves an exposition at an address; `address` has the port it got. Raises KwireError where it cannot be
-    listened there. `stream` is what the loop's owner calls it by: `close` at the end.
+    """Listens at an address, `address` with the port it got, and serves what `serve` is given. Raises
+    KwireError where it cannot be listened there.
     """
 
-    def __init__(self, loop: Loop, address: Address, exposition: Exposition) -> None:
+    def __init__(self, loop: Loop, address: Address) -> None:
         self.loop = loop
-        self._exposition = exposition
+        self._exposition: Exposition | None = None
         self._sockets = bind(address, 0o660)
         self.address = address
         if address.kind != "unix":
@@ -86,6 +86,10 @@ class Endpoint:
         self._scrapes: deque[tuple[_Client, Iterator[bytes]]] = deque()
         self._second = 0
         self._served: Counter[str] = Counter()  # scrapes of this second, by address
+
+    def serve(self, exposition: Exposition) -> None:
+        """Answer from now on: whoever has connected before waits in the kernel."""
+        self._exposition = exposition
         for bound in self._sockets:
             self._listen(bound)
 
@@ -150,6 +154,7 @@ class Endpoint:
 
     def answer(self, client: "_Client", path: str) -> None:
         """Answer a request for `path`."""
+        assert self._exposition is not None  # nobody is heard before
         if path == "/healthz":
             client.answer(200, b"ok\n")  # the loop turns, or nobody would say so
         elif path == "/readyz":

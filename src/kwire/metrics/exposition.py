@@ -27,26 +27,33 @@ Source = Callable[[], Iterator[Sample | None]]
 turn of the loop."""
 
 
+def check_library() -> None:
+    """Raise KwireError where prometheus-client is missing."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        cure = "pip install 'kwire[metrics]'"
+        raise KwireError("serve", "metrics", "prometheus-client is not installed", cure) from None
+
+
 class Exposition:
     """What one process tells. `verb`: of the table; `source`: its samples; `ready`: why it is not ready, or
     nothing; `more`: metrics of its own, beside the table's. Raises KwireError where prometheus-client is
-    missing.
+    missing (`check_library`).
     """
 
     def __init__(
         self, verb: str, source: Source, ready: Callable[[], str], version: str, more: Sequence[Metric] = ()
     ) -> None:
-        try:
-            from prometheus_client import exposition, process_collector
-            from prometheus_client.core import (
-                CounterMetricFamily,
-                GaugeMetricFamily,
-                HistogramMetricFamily,
-                SummaryMetricFamily,
-            )
-        except ImportError:
-            cure = "pip install 'kwire[metrics]'"
-            raise KwireError("serve", "metrics", "prometheus-client is not installed", cure) from None
+        check_library()
+        from prometheus_client import exposition, process_collector
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+            SummaryMetricFamily,
+        )
+
         self._families: dict[str, Callable[..., Any]] = {
             "counter": CounterMetricFamily,
             "gauge": GaugeMetricFamily,
