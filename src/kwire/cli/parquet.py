@@ -19,7 +19,7 @@ from typing import Any, Final
 from kwire.collector.finished import Finished, FinishedCapture
 from kwire.collector.storage import Storage
 from kwire.errors import KwireError
-from kwire.lake.place import Lake
+from kwire.lake.place import Lake, reason
 from kwire.transport.loop import READ, Loop
 
 LOOK: Final = 2.0
@@ -200,7 +200,8 @@ def _serve(asked: socket.socket, path: str, folder: str) -> None:
 
     for number in IGNORED:  # they are for the collector, whose end is ours
         signal.signal(number, signal.SIG_IGN)
-    os.nice(NICE)
+    with contextlib.suppress(OSError):  # a sandbox may not let us
+        os.nice(NICE)
     one_thread()
     confine(argparse.Namespace(files=[folder], output=os.path.join(path, "new")))
     with asked.makefile("rw", encoding="utf-8") as stream:
@@ -223,5 +224,5 @@ def _add(path: str, capture: str, settled: bool) -> dict[str, Any]:
     except KwireError as error:
         return {"error": str(error)}
     except Exception as error:  # one capture is not the others' end
-        what = error.strerror if isinstance(error, OSError) else None
-        return {"error": f"add {capture}: {what or f'a fault of kwire itself: {error!r}'}"}
+        what = reason(error) if isinstance(error, OSError) else f"a fault of kwire itself: {error!r}"
+        return {"error": f"add {capture} to {path}: {what}"}

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from kwire.capture import identity
-from kwire.lake.place import Lake, LakeError, sync
+from kwire.lake.place import Lake, LakeError, reason, sync
 
 FORMAT: Final = 1
 SEVERAL: Final = "m-"
@@ -43,7 +43,8 @@ def read(lake: Lake, key: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise LakeError("read", path, getattr(error, "strerror", None) or "it is damaged") from None
+        cause = reason(error) if isinstance(error, OSError) else "it is damaged"
+        raise LakeError("read", path, cause) from None
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         cause = "it is of another version of kwire, or damaged"
         raise LakeError("read", path, cause, "use the version that made this lake")

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from kwire.analyze import arrow
 from kwire.analyze.tables import COMMON, Column, Table, unique
-from kwire.lake.place import COLUMNS, Lake, identifier, sync
+from kwire.lake.place import COLUMNS, Lake, LakeError, identifier, reason, sync
 from kwire.wire.fields import letter
 
 IN_PATH: Final = ("probe", "day", "host")
@@ -79,11 +79,17 @@ def grown(known: Any, table: Table) -> Any:
 
 
 def read(lake: Lake, directory: str) -> Probe:
-    """A probe of the lake. FileNotFoundError where there is none; pyarrow's errors where it is damaged."""
-    arrow.load()
+    """A probe of the lake. FileNotFoundError where there is none; LakeError where it cannot be read."""
+    pa = arrow.load()
     from pyarrow import parquet
 
-    schema = parquet.read_schema(os.path.join(lake.path, directory, COLUMNS), memory_map=False)
+    path = os.path.join(lake.path, directory, COLUMNS)
+    try:
+        schema = parquet.read_schema(path, memory_map=False)
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowException) as error:
+        raise LakeError("read", path, reason(error), "copy it from a file of the newest day") from None
     told = schema.metadata or {}
     return Probe(directory, told.get(PROBE, b"").decode("utf-8", "replace"), schema, MAP in told)
 

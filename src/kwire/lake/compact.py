@@ -15,7 +15,7 @@ from kwire.analyze import arrow
 from kwire.lake import accounts
 from kwire.lake.columns import Probe, read
 from kwire.lake.parts import Part
-from kwire.lake.place import SUFFIX, Lake, Partition
+from kwire.lake.place import SUFFIX, Lake, LakeError, Partition, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,11 @@ def compact(
             probe = read(lake, directory)
             for partition in lake.partitions(directory):
                 progress(partition.path)
-                told = _compact(lake, probe, partition, folder, target, settled)
+                try:
+                    told = _compact(lake, probe, partition, folder, target, settled)
+                except arrow.load().ArrowException as error:
+                    cure = "remove the file that is damaged, and its account: its capture can be added again"
+                    raise LakeError("join the files of", partition.path, reason(error), cure) from None
                 if told is not None:
                     done = done.plus(*told)
     return done

@@ -132,14 +132,14 @@ class Lake:
 
     def _make(self) -> None:
         try:
-            os.makedirs(self.path, exist_ok=True)
+            os.makedirs(self.path, 0o700, exist_ok=True)  # what was seen is nobody else's, unless they say so
             if not os.path.isdir(self.own) and os.listdir(self.path):
                 cure = "name one that is empty, or not there"
                 raise LakeError("write to", self.path, "it has other files, and is no lake", cure)
             os.makedirs(self.captures, exist_ok=True)
             sync(self.path, self.own)
         except OSError as error:
-            raise LakeError("write to", self.path, error.strerror or "failed") from None
+            raise LakeError("write to", self.path, reason(error)) from None
 
     # ------------------------------------------------------------------ changing it
 
@@ -260,6 +260,11 @@ class Lake:
 def is_lake(path: str) -> bool:
     """Whether there is a lake, or a directory that could be meant for one: no capture is a directory."""
     return os.path.isdir(path)
+
+
+def reason(error: Exception) -> str:
+    """Why something failed, in a line: pyarrow's errors of files have no `strerror`."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
 
 
 def sync(*paths: str) -> None:
