@@ -39,6 +39,17 @@ struct node {
 #define NODE_FREE UINT32_MAX /* `before` of one that was let go of */
 #define HOLD_FIRST 8u	     /* where the first may lie */
 
+/*
+ * Places in a long chain, in its order: others are looked for from there. `first`: those before it were let go of.
+ * `walked`: nodes that were passed by searches since they were made.
+ */
+struct marks {
+	const struct chain *chain;
+	uint64_t walked;
+	uint32_t first, count, places[MARKS];
+};
+#define MARKS_LEAST 64u /* a chain as short is walked along */
+
 /* Bytes of a stream that were given; `size` 0: none. */
 struct given {
 	uint32_t seq, size;
@@ -156,6 +167,7 @@ struct engine {
 	uint64_t troubles, before_frames, before_troubles, busy, cut;
 	uint64_t letting_go; /* the flow whose streams are next to give up what they wait for, 0: none */
 	uint64_t evicting;   /* the flow that was silent for longest is being let go of */
+	struct marks marks[MARKED];
 	struct work work;
 };
 
@@ -179,7 +191,8 @@ PART void kw_let_go(struct engine *e);
 PART int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, const uint8_t *p, uint64_t size,
 		 const uint8_t *before, uint64_t before_size);
 PART void kw_unhold(struct engine *e, struct chain *chain);
-PART uint32_t kw_held_at(const struct engine *e, const struct chain *chain, uint32_t base, uint32_t key);
+PART void kw_unmark(struct engine *e, const struct chain *chain);
+PART uint32_t kw_held_at(struct engine *e, const struct chain *chain, uint32_t base, uint32_t key);
 PART void kw_replace(struct engine *e, struct chain *chain, uint32_t old, const struct chain *alone);
 PART void kw_hold_room(struct engine *e);
 

@@ -73,6 +73,8 @@ static uint32_t add_flow(struct engine *e, const uint64_t *key, int first)
 	struct flow *f = &e->flows[at];
 	uint32_t *bucket = bucket_of(e, key);
 	memset(f, 0, sizeof *f);
+	kw_unmark(e, &f->sides[0].held);
+	kw_unmark(e, &f->sides[1].held);
 	memcpy(f->key, key, sizeof f->key);
 	f->first = (uint8_t)first;
 	f->number = (uint32_t)++e->flow_number;

@@ -132,27 +132,67 @@ static void node_free(struct engine *e, struct node *node)
 	e->hold_live -= node_space(node->size);
 }
 
+static struct marks *marks_of(struct engine *e, const struct chain *chain)
+{
+	return &e->marks[(uintptr_t)chain / sizeof *chain % MARKED];
+}
+
+/* The chain is another one from here on, or a node of it is. */
+void kw_unmark(struct engine *e, const struct chain *chain)
+{
+	struct marks *marks = marks_of(e, chain);
+
+	if (marks->chain == chain)
+		marks->chain = 0;
+}
+
+static void mark(struct engine *e, const struct chain *chain, struct marks *marks)
+{
+	uint32_t each = chain->count / MARKS + 1, passed = 0;
+
+	*marks = (struct marks){ .chain = chain };
+	for (uint32_t at = chain->head; at; at = NODE(e, at)->next)
+		if (passed++ % each == 0)
+			marks->places[marks->count++] = at;
+}
+
 /*
  * The last whose key is at no greater distance from `base` than `key` is; 0: there is none. Looked for from the end
- * that is nearer, by the keys: what comes late comes soon after its place, and what is turned around before it.
+ * that is nearer, by the keys: what comes late comes soon after its place, and what is turned around before it. In
+ * a long chain marks take the place of the ends; searches that have passed as many nodes as it has pay for new ones.
  */
-uint32_t kw_held_at(const struct engine *e, const struct chain *chain, uint32_t base, uint32_t key)
+uint32_t kw_held_at(struct engine *e, const struct chain *chain, uint32_t base, uint32_t key)
 {
-	uint32_t ahead = key - base, at = chain->tail;
+	uint32_t ahead = key - base, low = chain->head, high = chain->tail, passed = 0;
 
-	if (!chain->count || NODE(e, at)->key - base <= ahead)
-		return chain->count ? at : 0;
-	uint32_t first = NODE(e, chain->head)->key - base;
-	if (first > ahead)
+	if (!chain->count || NODE(e, high)->key - base <= ahead)
+		return chain->count ? high : 0;
+	if (NODE(e, low)->key - base > ahead)
 		return 0;
-	if (ahead - first > NODE(e, at)->key - base - ahead) {
-		while (NODE(e, at)->key - base > ahead)
-			at = NODE(e, at)->before;
-		return at;
+	struct marks *marks = marks_of(e, chain);
+	if (marks->chain == chain) {
+		uint32_t first = marks->first, last = marks->count;
+		while (first < last) {
+			uint32_t middle = first + (last - first) / 2;
+			if (NODE(e, marks->places[middle])->key - base <= ahead)
+				first = middle + 1;
+			else
+				last = middle;
+		}
+		low = first > marks->first ? marks->places[first - 1] : low;
+		high = first < marks->count ? marks->places[first] : high;
 	}
-	for (at = chain->head; NODE(e, NODE(e, at)->next)->key - base <= ahead;)
-		at = NODE(e, at)->next;
-	return at;
+	if (ahead - (NODE(e, low)->key - base) > NODE(e, high)->key - base - ahead) {
+		for (low = high; NODE(e, low)->key - base > ahead; passed++)
+			low = NODE(e, low)->before;
+	} else {
+		for (; NODE(e, NODE(e, low)->next)->key - base <= ahead; passed++)
+			low = NODE(e, low)->next;
+	}
+	marks->walked += passed;
+	if (chain->count > MARKS_LEAST && marks->walked > chain->count)
+		mark(e, chain, marks);
+	return low;
 }
 
 /*
@@ -193,7 +233,10 @@ int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, 
 void kw_unhold(struct engine *e, struct chain *chain)
 {
 	struct node *node = NODE(e, chain->head);
+	struct marks *marks = marks_of(e, chain);
 
+	if (marks->chain == chain && marks->first < marks->count && marks->places[marks->first] == chain->head)
+		marks->first++;
 	chain->head = node->next;
 	chain->count--;
 	chain->bytes -= node->size;
@@ -215,6 +258,7 @@ void kw_replace(struct engine *e, struct chain *chain, uint32_t old, const struc
 	*(node->next ? &NODE(e, node->next)->before : &chain->tail) = alone->head;
 	chain->bytes += node->size - gone->size;
 	node_free(e, gone);
+	kw_unmark(e, chain);
 }
 
 static void move_chain(struct engine *e, struct chain *chain, uint64_t *used)
@@ -244,6 +288,8 @@ static void collect(struct engine *e)
 {
 	uint64_t used = HOLD_FIRST;
 
+	for (uint64_t at = 0; at < MARKED; at++)
+		e->marks[at].chain = 0;
 	for (uint64_t at = 1; at <= e->flow_used; at++)
 		for (int side = 0; side < 2; side++)
 			if (e->flows[at].sides[side].held.count)
@@ -562,6 +608,7 @@ static uint32_t conversation_of(struct engine *e, struct flow *f)
 		number = ++e->conversation_used; /* there is room: it is asked for between packets */
 	struct conversation *c = &e->conversations[number];
 	memset(c, 0, sizeof *c);
+	kw_unmark(e, &c->held);
 	memcpy(c->key, f->key, sizeof c->key);
 	c->first = f->first;
 	c->number = (uint32_t)++e->conversation_number;

@@ -10,6 +10,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import pytest
@@ -271,6 +272,40 @@ def test_the_same_comes_out(net: Any, seed: int, any_port: bool) -> None:
         patch.setattr(memory, "HOLD_SMALL", seed % 5 * 512)  # order is made early, and often
         mine, theirs = both(data, patch, any_port=any_port)
     assert mine == theirs
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_long_queues_in_any_order_are_put_in_order(
+    net: Any, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of segments of several streams wait, shuffled, some again, cut elsewhere, or longer."""
+    source = random.Random(seed)
+    monkeypatch.setattr(memory, "HOLD_SMALL", 1 << source.randrange(10, 20))
+    streams = []
+    for flow in range(1 + seed % 3):
+        text, port, rest = b"".join(net.session(120, 3)), 40000 + flow, []
+        at = first = source.randrange(20, 60)
+        while at < len(text):
+            size = source.randrange(1, 60)
+            rest.append((at, text[at : at + size]))
+            if source.random() < 0.2:
+                back = source.randrange(0, 20)
+                rest.append((at - back, text[at - back : at + source.randrange(1, 90)]))
+            if source.random() < 0.1:
+                rest.append((at, text[at : at + size + source.randrange(1, 50)]))
+            at += size
+        for near in range(0, len(rest), 1 << (6 + seed % 5)):
+            some = rest[near : near + (1 << (6 + seed % 5))]
+            source.shuffle(some)
+            rest[near : near + len(some)] = some
+        parts = [(0, b"", 2), *((1 + at, part, 0x18) for at, part in rest)]
+        parts.insert(len(parts) // 3, (1, text[:first], 0x18))
+        streams.append([net.tcp(part, at, flags, ports=(port, 17800)) for at, part, flags in parts])
+    turns = [one for turn in zip_longest(*streams) for one in turn if one is not None]
+    data = net.pcap([net.ethernet(net.ipv4(one, 6)) for one in turns], step=1000)
+    mine, theirs = both(data, monkeypatch)
+    assert mine == theirs
+    assert [len(events) for _, events in mine["events"]] == [len(net.expected(120, 3))] * len(streams)
 
 
 @pytest.mark.parametrize(

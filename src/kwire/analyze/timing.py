@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HELD: Final = 1 << 16  # times of a probe that wait for earlier ones …
 ALL: Final = 1 << 21  # … and of all probes together, about
 LEAST: Final = 1 << 10  # … but of each so many
+APART: Final = 1 << 12  # times that are looked at by themselves; fewer are put together
 GAPS: Final = 5  # silences kept
 
 
@@ -84,15 +85,18 @@ class Timing:
         """Count the intervals of the earliest times."""
         import numpy as np
 
-        if not self._held:
-            return
-        times = np.concatenate(self._held) if len(self._held) > 1 else self._held[0]
-        if not self._in_turn:
-            times = np.sort(times, kind="stable")  # runs: they are merged
-        self._release(times[:count])
-        self._held, self._in_turn, self._many = [times[count:].copy()], True, len(times) - count
-        if not self._many:
-            self._held = []
+        if not self._in_turn or self._many < APART * len(self._held):
+            times = np.concatenate(self._held)
+            if not self._in_turn:
+                times.sort(kind="stable")  # runs: they are merged
+            self._held, self._in_turn = [times], True
+        self._many -= count
+        while count:
+            times = self._held.pop(0)
+            self._release(times[:count])
+            if count < len(times):
+                self._held.insert(0, times[count:].copy())
+            count -= min(count, len(times))
 
     def _release(self, times: "Array") -> None:
         import numpy as np

@@ -45,6 +45,8 @@ FRAGMENTED: Final = MAX_PACKETS + 2
 FRAGMENT_BUCKETS: Final = 2048
 HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
 HOLD_SMALL: Final = 8 << 20  # … of which so much may lie about before it is put in order
+MARKS: Final = 128  # places in a long chain of what waits, from which others are found …
+MARKED: Final = 8  # … and chains that have some at a time
 BATCHES: Final = 6  # memories for what is found, of which all but one may be with who reads it
 OUT_ROOM: Final = OUT_FULL + RESERVE
 LIMIT: Final = FOUND_FULL + RESERVE // 8
@@ -253,6 +255,7 @@ class State(ctypes.Structure):
                 "evicting",
             )
         ),
+        ("marks", U64 * (MARKED * (3 + MARKS // 2))),
         ("work", Work),
     )
 
