@@ -48,6 +48,7 @@ begin {
   $n = (uint64)0x0004000300020001; @two = *(struct two *)(&$n); print(@two); print(@two.b); $copy = @two;
   @sums[*(struct two *)(&$n)] = $copy.a; @grid[0] = (*(struct grid *)(&$n)).m; print(@grid[0][1][0]);
   for ($kv : @sums) { print($kv.0.b); } print((1, (*(struct grid *)(&$n)).m)); print(*(struct one *)(&$n));
+  $i = 2; while (($i--) > 0) { print($i); } while (--$i > -3) { print($i); }
   assert($a == 0, "told");
 }
 end { @unset = 1; }
@@ -89,6 +90,9 @@ known
 3
 (1, [[1,2],[3,4]])
 { .of = [{ .a = 131073, .b = 3, .c = 4 }] }
+1
+0
+-2
 """
 
 LEFT = """@avg: 100

@@ -188,7 +188,7 @@ def test_maps_hold_texts_and_tuples(lowered: Lowered) -> None:
         "@b": "tuple of 3",
         "@c": "record of n, s",
         "@d": "text up to 30 bytes",
-        "@e": "text up to 100 bytes",
+        "@e": "text up to 99 bytes",
     }
 
 
@@ -233,9 +233,9 @@ def test_stacks_of_maps_are_keys_of_others(lowered: Lowered) -> None:
     ("body", "limit"),
     [
         ('$x = "abc"; $x = comm', 15),
-        ('let $x = ""; if pid { $x = comm } else { $x = str(arg0, 40) }', 40),
-        ("$x = comm; if pid { $x = str(arg0, 20) }", 20),
-        ("@m[1] = str(arg0, 33); $x = @m[2]", 33),
+        ('let $x = ""; if pid { $x = comm } else { $x = str(arg0, 40) }', 39),
+        ("$x = comm; if pid { $x = str(arg0, 20) }", 19),
+        ("@m[1] = str(arg0, 33); $x = @m[2]", 32),
         ('$x = pid ? comm : "a longer text than comm"', 23),
     ],
 )

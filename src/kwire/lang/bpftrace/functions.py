@@ -38,7 +38,11 @@ def str_(low: "Lowering", node: s.Call) -> tree.Expr:
         given = constant(low, node.arguments[1])
         if given is None:
             raise unready("a length that is not constant", node.arguments[1].span)
-        limit = min(limit, given)
+        if given < 1:
+            raise TextError(node.arguments[1].span, f"a text of {given} bytes is none", "str(p, 64)")
+        if given == 1:  # the NUL
+            return tree.String("", node.span)
+        limit = min(limit, given - 1)
     place = low.expression(node.arguments[0])
     return tree.Call("str", (place, tree.Number(limit, node.span)), (), node.span, node.function_span)
 

@@ -151,13 +151,17 @@ def while_(low: "Lowering", node: s.While) -> list[tree.Stmt]:
     span = node.test.span
     most = tree.Number(MAX_TURNS, span)
     said = tree.Call("turns", (most,), (), span, span)
-    before, low.hoisting = low.hoisting, False
+    hoisting, low.hoisting = low.hoisting, True  # what the condition changes is done in each turn, first
+    before, low.pending = low.pending, []
     test = condition(low, node.test)
-    low.hoisting = before
-    tests = test.operands if isinstance(test, tree.Logic) and test.op == "and" else (test,)
+    first, low.pending, low.hoisting = low.pending, before, hoisting
     low.loops += 1
     body = low.block(node.body)
     low.loops -= 1
+    if first:
+        over = tree.If(tree.Unary("not", test, span), (tree.Break(span),), (), span)
+        return [tree.While(said, (*first, over, *body), node.span)]
+    tests = test.operands if isinstance(test, tree.Logic) and test.op == "and" else (test,)
     return [tree.While(tree.Logic("and", (said, *tests), span), body, node.span)]
 
 

@@ -134,7 +134,7 @@ STATEMENTS: Final = (
 )
 
 FUNCTIONS: Final = (
-    Word("str", "str(p), str(p, n)", "the text at p", True, 1, 2),
+    Word("str", "str(p), str(p, n)", "the text at p, of less than n bytes", True, 1, 2),
     Word("buf", "buf(p, n)", "n bytes at p", True, 1, 2),
     Word("ntop", "ntop(address), ntop(family, address)", "a network address", True, 1, 2),
     Word("macaddr", "macaddr(address)", "an Ethernet address", True, 1, 1),
