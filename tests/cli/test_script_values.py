@@ -144,6 +144,20 @@ def test_nothing_is_done_once_a_probe_has_asked_for_the_end() -> None:
     assert run.returncode == 3
 
 
+@pytest.mark.live
+@pytest.mark.kernels("6.12")
+def test_who_stops_reading_ends_a_script_without_a_word() -> None:
+    script = "interval:ms:5 { @[1] = count(); time(); print(@); clear(@); }"
+    words = [*KWIRE, "-q", "-e", script]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141  # as of a program that SIGPIPE ended
+
+
 def test_a_script_tells_its_options() -> None:
     script = 'begin { print((getopt("one", 10, "what it is"), getopt("two"))) }'
     run = subprocess.run([*KWIRE, "-e", script, "--", "--help"], capture_output=True, text=True, timeout=100)

@@ -164,7 +164,9 @@ class _Shown:
             try:
                 call()
             except (OSError, OutputError) as error:
-                self.problem = error
+                # Where it was raised is of no interest, and would keep what is in the rings in use.
+                self.problem = error.with_traceback(None)
+                self.problem.__context__ = None
                 self._stop.now()
 
 
