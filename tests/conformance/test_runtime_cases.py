@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,3 +74,24 @@ def test_cases_are_run_and_judged(tmp_path: Path) -> None:
         "4 of 5 pass (80.0 %); 1 skipped",
     ]
     assert run.returncode == 1, run.stderr
+
+
+@pytest.mark.live
+@pytest.mark.native  # where it is made for, in an emulated machine, it takes a minute to be warm
+def test_a_long_run_is_done_in_parts_from_a_warm_process(tmp_path: Path) -> None:
+    if not shutil.which("gcc"):
+        pytest.skip("there is no compiler")
+    runtime = tmp_path / "tests" / "runtime"
+    (runtime / "outputs").mkdir(parents=True)
+    (runtime / "outputs" / "a.json").write_text('{"type": "map", "data": {"@a": 5}}')
+    (runtime / "some").write_text(CASES)
+    kept = tmp_path / "kept.jsonl"
+    words = [sys.executable, str(DRIVER), str(tmp_path), "--only", "begin-end", "--scale", "20", "--warm"]
+    words += ["--results", str(kept)]
+    begun = subprocess.run([*words, "--seconds", "0"], capture_output=True, text=True, timeout=200)
+    assert "more is to be run" in begun.stdout, begun.stderr
+    assert not kept.exists()
+    runs = [subprocess.run(words, capture_output=True, text=True, timeout=200) for _ in range(2)]
+    assert [run.stdout.splitlines()[-1] for run in runs] == ["4 of 5 pass (80.0 %); 1 skipped"] * 2
+    outcomes = [json.loads(line) for line in kept.read_text().splitlines()]
+    assert [one["word"] for one in outcomes] == ["passed", "failed", "passed", "passed", "passed", "skipped"]

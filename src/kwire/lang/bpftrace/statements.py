@@ -125,6 +125,10 @@ def let(low: "Lowering", node: s.Let) -> list[tree.Stmt]:
         type_, type_span = type_name(low, node.type), node.type.span
     if node.target.id in low.scopes[-1]:
         raise TextError(span, f"${node.target.id} is declared already in this block", "leave out let")
+    whole = type_.endswith("]") or (type_.startswith(("struct ", "union ")) and "*" not in type_)
+    if node.value is None and whole:  # which has no value until it is given one
+        low.declare(node.target.id)
+        return []
     return [tree.Assign(low.declare(node.target.id), value, node.span, span, type_, type_span)]
 
 
