@@ -196,6 +196,8 @@ class PrintedJson(Printed):
             )
         if kind not in TEXTS:
             return text
+        if kind == "join":  # which stands on a line of its own as text
+            return lambda time, values: f'{{"type": "join", "data": {quote(text(time, values)[:-1])}}}\n'
         kind = "syscall" if kind == "system" else kind
         return lambda time, values: f'{{"type": "{kind}", "data": {quote(text(time, values))}}}\n'
 

@@ -514,6 +514,7 @@ def test_what_is_wrong_is_said_at_its_place(lowered: Lowered, body: str, expecte
         ("kprobe:f+16", "kprobe:f+16"),
         ('tracepoint:"sched":$1', "tracepoint:sched:x"),
         ("rt:x", "rawtracepoint:x"),
+        ("rt:vmlinu*:x", "rawtracepoint:x"),
         ("kprob:x", "there is no kind of probe 'kprob'; did you mean kprobe, uprobe or kretprobe?"),
         ("BEGIN", "begin"),
         ("interval:s:1", "interval:s:1"),

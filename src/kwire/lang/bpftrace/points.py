@@ -1,5 +1,7 @@
 """What the attach points of a script mean, with quotes taken away and parameters replaced."""
 
+from fnmatch import fnmatchcase
+
 from kwire.hints import TYPE_CHECKING, Final
 from kwire.kinds import TRACE
 from kwire.lang import attach
@@ -27,6 +29,9 @@ def attach_point(point: s.AttachPoint, arguments: tuple[str, ...]) -> AttachPoin
         return AttachPoint(provider.kind, "", "", 0, point.span)
     if not rest:
         raise TextError(point.span, f"{word!r} says no target", f"write {provider.form}")
+    module, colon, name = rest.partition(":")
+    if provider.kind == "rawtracepoint" and colon and fnmatchcase("vmlinux", module):
+        rest = name  # the kernel's own, of which there is one of a name
     try:
         made = attach.parse(Source("", f"{provider.kind}:{rest}"), len(provider.kind) + 1 + len(rest))
     except LanguageError as error:
