@@ -26,6 +26,7 @@ REPORT = "report.jsonl"
 TIMEOUT = 3600
 TEST_TIMEOUT = 900  # of one that hangs: a quiet guest needs 45 s for the longest, a busy one ten times that
 STUCK = 400  # seconds of processor time that a test may take, before the guest counts as hanging
+FOLDERS = "/tmp/kwire-guest"  # in the guest: where its tests have their folders
 DEATHS = 5  # of a guest's kernel, after which the rest of the tests is given up
 
 
@@ -54,6 +55,7 @@ def run_tests(name: str, share: Path) -> None:
     environment = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
     command += [f"--timeout={TEST_TIMEOUT}", "--continue-on-collection-errors"]
+    command += [f"--basetemp={FOLDERS}"]  # a number that is free here may be taken outside meanwhile
     progress = Progress(share / REPORT, busy=STUCK, idle=TEST_TIMEOUT + 100)
     deaths: set[str] = set()
     deadline = time.monotonic() + TIMEOUT
