@@ -466,7 +466,7 @@ def _status(courier: "Courier", spool: str) -> int:
     if courier.kept:
         say(unfinished(courier.kept, spool, address), "unreachable")
     if courier.missing or (not courier.finished and not courier.kept):
-        say(unfinished(courier.missing, "", address), "events_lost")
+        say(unfinished(courier.missing, "", address), "events_lost" if courier.missing else "unreachable")
     if courier.missing or courier.gone or courier.unknown:
         return NOT_WHOLE
     return OK if courier.finished else FAILED
