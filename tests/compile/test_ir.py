@@ -16,6 +16,7 @@ from kwire.bpf import insn as isa
 from kwire.bpf import vm
 from kwire.bpf.asm import link
 from kwire.bpf.image import Image
+from kwire.compile import allocate as allocation
 from kwire.compile import graph, verify
 from kwire.compile.allocate import StackError, allocate
 from kwire.compile.fold import compute, decide, signed
@@ -167,6 +168,23 @@ def test_broken_ir_is_noticed(kind: str, message: str) -> None:
     verify.verify(broken("sound"), "nothing")
     with pytest.raises(verify.BrokenIrError, match=message):
         verify.verify(broken(kind), "nothing")
+
+
+def test_what_is_added_to_memory_that_is_far_takes_r0() -> None:
+    function = Function()
+    far, near = function.value(), function.value()
+    far.slot = function.slot("spill", 8)
+    for base, op, value, takes in (
+        (far, "atomic", 1, True),  # r5 has the address, and the number wants a register
+        (far, "atomic", near, False),
+        (near, "atomic", 1, False),
+        (far, "store", 1, False),
+        (far, "store", 1 << 40, True),
+        (far, "store", far, True),
+        (near, "store", far, False),
+    ):
+        size = 8 if op == "store" else None
+        assert allocation.takes_r0(ins(op, None, At(base, 0), value, info=size)) is takes
 
 
 def test_a_reading_of_the_clock_is_not_shared_and_a_read_not_across_a_loop() -> None:

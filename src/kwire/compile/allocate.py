@@ -5,7 +5,7 @@ Invariants:
 - r10 is the frame pointer; r0 and r5 are the instruction selector's scratch registers; r1 to r4 hold values
   that no call crosses, r6 to r9 those that a call crosses (others too, when r1 to r4 are taken). r0 also
   holds a value that is used by the very next instruction only, and results of calls, and what such are
-  passed to, as long as no instruction needs r0 itself (`_takes_r0`).
+  passed to, as long as no instruction needs r0 itself (`takes_r0`).
 - A value that gets no register lives in its own 8-byte stack slot all its life, so what the verifier knows
   of it when it is stored is what it knows when it is loaded (bounds are only ever made by `umin` and
   `within`, before).
@@ -251,7 +251,7 @@ class Allocator:
                 made_of = ins.args[0] if ins.args and ins.op in IN_PLACE else None
                 if ins.dst is not None and (ins.op in ("call", "invoke") or made_of in wanted):
                     wanted[ins.dst] = None
-                if _takes_r0(ins):
+                if takes_r0(ins):
                     taken.append(position)
                 if ins.op == "read" and ins.info.parts:  # type: ignore[attr-defined]  # of a read its `Read`
                     position += 1
@@ -359,14 +359,15 @@ def _at_hand(operand: Operand) -> bool:
     return isinstance(operand, int) and -(1 << 31) <= operand < 1 << 31
 
 
-def _takes_r0(ins: Ins) -> bool:
+def takes_r0(ins: Ins) -> bool:
     """Whether what is selected for an instruction may write to r0, but for its result."""
     if ins.op in ("load", "peek", "mapval", "neg", "be", "fault"):
         return False
     if ins.op == "told":
         return ins.dst is None or ins.dst.slot is not None or not _near(ins.args[1])
     if ins.op in ("store", "atomic"):
-        return not (_at_hand(ins.args[1]) or _near(ins.args[0]))
+        at_hand = _at_hand(ins.args[1]) and (ins.op == "store" or isinstance(ins.args[1], Value))
+        return not (at_hand or _near(ins.args[0]))
     if ins.op in IN_PLACE:
         return ins.dst is None or not all(map(_at_hand, (ins.dst, *ins.args)))
     return True
