@@ -9,16 +9,13 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from kwire.analyze import arrow
 from kwire.lake import accounts
 from kwire.lake.columns import Probe, read
 from kwire.lake.parts import Part
 from kwire.lake.place import SUFFIX, Lake, LakeError, Partition, reason
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TARGET: Final = 256 << 20
 """Bytes of a file that is made, about."""
@@ -46,19 +43,15 @@ class Compacted(NamedTuple):
         )
 
 
-def compact(
-    lake: Lake, target: int = TARGET, progress: "Callable[[str], None]" = lambda partition: None
-) -> Compacted:
+def compact(lake: Lake, target: int = TARGET) -> Compacted:
     """Join what is small. LakeError where the file system cannot exchange directories."""
     done = Compacted()
     with lake.making() as folder:
         settled = _Settled(lake)
         for directory in lake.probes():
-            probe = read(lake, directory)
             for partition in lake.partitions(directory):
-                progress(partition.path)
                 try:
-                    told = _compact(lake, probe, partition, folder, target, settled)
+                    told = _compact(lake, partition, folder, target, settled)
                 except arrow.load().ArrowException as error:
                     cure = "remove the file that is damaged, and its account: its capture can be added again"
                     raise LakeError("join the files of", partition.path, reason(error), cure) from None
@@ -96,7 +89,7 @@ def is_settled(account: dict[str, Any]) -> bool:
 
 
 def _compact(
-    lake: Lake, probe: Probe, partition: Partition, folder: str, target: int, settled: _Settled
+    lake: Lake, partition: Partition, folder: str, target: int, settled: _Settled
 ) -> tuple[int, int, int, int] | None:
     """One partition; files before and now with their bytes, None where nothing is to be done."""
     where = os.path.join(lake.path, partition.path)
@@ -105,6 +98,7 @@ def _compact(
     groups = list(_groups({name: size for name, size in sizes.items() if size < target // 2}, where, target))
     if not groups:
         return None
+    probe = read(lake, partition.probe)  # now: columns are there before the files that have them
     made: dict[str, str] = {}
     for group in groups:
         told = hashlib.sha256("\n".join(sorted(group)).encode()).hexdigest()[:32]

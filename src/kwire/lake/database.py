@@ -47,7 +47,7 @@ class LakeDatabase(Questions):
     `lost`: events that captures of this range counted lost. Raises KwireError where no probe matches.
     """
 
-    __slots__ = ("_lake", "bounds", "lost", "tables", "whole")
+    __slots__ = ("_by", "_lake", "bounds", "lost", "tables", "whole")
 
     def __init__(
         self, lake: Lake, glob: str | None = None, first: int = EARLIEST, last: int = LATEST
@@ -64,6 +64,7 @@ class LakeDatabase(Questions):
             )
         names = table_names([one.spec for one in chosen], self._reserved())
         self.tables = [LakeTable(name, one.spec, one) for name, one in zip(names, chosen, strict=True)]
+        self._by: dict[str | None, LakeTable] = {one.of.directory: one for one in self.tables}
         kept = list(accounts.in_range(accounts.all_of(lake), first, last))
         self.lost = sum(hole["count"] for hole in _rows(kept, "holes", self))
         self._relations = {table.name: table for table in self.tables}
@@ -88,7 +89,7 @@ class LakeDatabase(Questions):
 
     def tell(self, directory: str | None) -> LakeTable | None:
         """The table of a probe's directory, if it was chosen."""
-        return next((one for one in self.tables if one.of.directory == directory), None)
+        return self._by.get(directory)
 
     def _small(self) -> bool:
         return False  # making a table known takes looking for its files

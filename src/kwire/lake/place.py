@@ -24,7 +24,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from kwire.errors import KwireError
 
@@ -96,11 +96,6 @@ def segment(host: str) -> str:
             return f"{made}~{hashlib.sha256(host.encode(errors='replace')).hexdigest()[:12]}"
         made += coded
     return made
-
-
-def host_of(written: str) -> str:
-    """The host that stands in the name of a partition."""
-    return "" if written == NO_HOST else unquote(written)
 
 
 def identifier(probe: str) -> str:
@@ -255,11 +250,6 @@ class Lake:
         except FileNotFoundError:
             return []
         return sorted(name for name in names if name.endswith(SUFFIX))
-
-
-def is_lake(path: str) -> bool:
-    """Whether there is a lake, or a directory that could be meant for one: no capture is a directory."""
-    return os.path.isdir(path)
 
 
 def reason(error: Exception) -> str:
