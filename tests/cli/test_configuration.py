@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -273,8 +274,19 @@ def running(tmp_path: Path) -> Iterator[Callable[[str], Running]]:
         one.close()
 
 
+def scraped(path: Path) -> str:
+    with socket.socket(socket.AF_UNIX) as connected:
+        connected.settimeout(20)
+        connected.connect(str(path))
+        connected.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        parts = []
+        while part := connected.recv(65536):
+            parts.append(part)
+    return b"".join(parts).decode()
+
+
 def test_sighup_reads_it_again(running: Any, tmp_path: Path) -> None:
-    own = f'listen = ["unix:{tmp_path}/s"]\nfolder = "in"\n'
+    own = f'listen = ["unix:{tmp_path}/s"]\nfolder = "in"\nmetrics = "unix:{tmp_path}/metrics"\n'
     collector = running(own)
     old = tmp_path / "in" / "host-20200101-000000.pcapng"
     captured = ROOT / "tests" / "data"
@@ -286,6 +298,7 @@ def test_sighup_reads_it_again(running: Any, tmp_path: Path) -> None:
     assert old.exists()
     collector.hup(own + 'keep = "7d"\n', "is read again, certificates too\n")
     until(lambda: not old.exists())
+    assert "kwire_removed_files_total 1.0" in scraped(tmp_path / "metrics")
     collector.hup(own + "sync = true\n", "is read again, certificates too; restart for the new sync")
     assert collector.close() == 0
     assert "Traceback" not in collector.said()
@@ -304,8 +317,6 @@ def test_sighup_reads_certificates_again(running: Any, tmp_path: Path) -> None:
     port = int(collector.said().split("collecting at ")[1].split("\n")[0].rpartition(":")[2])
 
     def trusted(folder: Path) -> bool:
-        import socket
-
         paths = [str(folder / "localhost" / f"{what}.pem") for what in ("cert", "key", "ca")]
         try:
             with socket.create_connection(("localhost", port)) as plain:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from kwire.broker.client import Broker
     from kwire.cli.parquet import Feeder, LakeProcess
     from kwire.collector.intake import Intake
+    from kwire.collector.metrics import CollectorMetrics
 
 HELP = "collect the events of agents into captures"
 
@@ -164,6 +165,7 @@ class Run:
 
             self.feeder = parquet.Feeder(self.loop, self.collector.storage, lake, self.news.say)
         self.retention = self._retention(keep) if keep != Keep() else None
+        self.measures: CollectorMetrics | None = None
         self.roster = Roster(hosts, self.collector.place.folder.known())
         self.left = False
         """SIGTERM: sessions go on with the next collector."""
@@ -227,7 +229,7 @@ class Run:
         if self.served is not None:
             from kwire.collector.metrics import CollectorMetrics
 
-            told = CollectorMetrics(self.collector, self.broker, self.retention)
+            told = self.measures = CollectorMetrics(self.collector, self.broker, self.retention)
             self.served.begin(told.samples, told.ready)
         sys.stderr.flush()
 
@@ -278,7 +280,7 @@ class Run:
             keep, hosts = _keep(new), load_hosts(new.hosts) if new.hosts else Hosts()
             changes = self._secrets(new)
         except KwireError as error:
-            self.news.say(f"{error}; what was configured before stays in force")
+            self._write(f"{error}; what was configured before stays in force")
             return
         self.hosts.replace(hosts)
         for change in changes:
@@ -288,6 +290,8 @@ class Run:
             self.retention.keep = keep
         elif keep != Keep():
             self.retention = self._retention(keep)
+            if self.measures is not None:
+                self.measures.retention = self.retention
         if self.retention is not None:
             self.retention.begin()
         for key in changed:
@@ -296,7 +300,7 @@ class Run:
                 setattr(self.args, name, getattr(new, name))
         late = ", ".join(key for key in changed if key not in AT_ONCE)
         told = f"{self.args.config} is read again, certificates too"
-        self.news.say(f"{told}; restart for the new {late}" if late else told)
+        self._write(f"{told}; restart for the new {late}" if late else told)
 
     def _secrets(self, args: argparse.Namespace) -> list[Callable[[], None]]:
         """Read certificates and secrets anew; what puts them in the place of those before. KwireError."""

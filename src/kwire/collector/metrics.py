@@ -20,7 +20,8 @@ class CollectorMetrics:
     def __init__(
         self, collector: Collector, broker: Broker | None = None, retention: Retention | None = None
     ) -> None:
-        self._retention = retention
+        self.retention = retention
+        """May be another one later."""
         self._collector = collector
         self._broker = broker
 
@@ -56,7 +57,7 @@ class CollectorMetrics:
         yield Sample("kwire_reconnects_total", collector.reconnects)
         yield Sample("kwire_disk_refuses", float(bool(collector.trouble)))
         yield Sample("kwire_held_bytes", collector.held)
-        keep = self._retention
+        keep = self.retention
         yield Sample("kwire_removed_files_total", keep.removed_files if keep else 0)
         yield Sample("kwire_removed_bytes_total", keep.removed_bytes if keep else 0)
         yield Sample("kwire_kept_bytes", keep.bytes if keep else 0)
