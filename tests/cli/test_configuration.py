@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from site_of_one import events, schema
 
+from kwire.agent.spool import begin
 from kwire.cli import configuration
 from kwire.cli.configuration import options, parse
 from kwire.cli.main import parser_of
 from kwire.errors import KwireError
 from kwire.transport.certs import make_certs
 from kwire.transport.tls import TlsOptions, client_context
+from kwire.wire.messages import totals_frames
 
 ROOT = Path(__file__).resolve().parents[2]
 VERBS = {"agent": "agent.toml", "collect": "collector.toml"}
@@ -234,15 +237,15 @@ def until(condition: Callable[[], object]) -> None:
 
 
 class Running:
-    """A collector that says what it does into a file."""
+    """A collector, or agent, that says what it does into a file."""
 
-    def __init__(self, folder: Path, text: str) -> None:
+    def __init__(self, folder: Path, text: str, verb: str) -> None:
         self.folder, self.file = folder, folder / "collector.toml"
         self.file.write_text(text)
         self._log = (folder / "log").open("w")
-        command = [sys.executable, "-m", "kwire.cli.main", "collect", "--config", str(self.file)]
+        command = [sys.executable, "-m", "kwire.cli.main", verb, "--config", str(self.file)]
         self.process = subprocess.Popen(command, cwd=folder, stderr=self._log, stdout=self._log)
-        until(lambda: "collecting at" in self.said())
+        until(lambda: "ing at " in self.said())
 
     def said(self) -> str:
         return (self.folder / "log").read_text()
@@ -262,11 +265,11 @@ class Running:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Callable[[str], Running]]:
+def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     begun: list[Running] = []
 
-    def start(text: str) -> Running:
-        begun.append(Running(tmp_path, text))
+    def start(text: str, verb: str = "collect") -> Running:
+        begun.append(Running(tmp_path, text, verb))
         return begun[-1]
 
     yield start
@@ -304,7 +307,8 @@ def test_sighup_reads_it_again(running: Any, tmp_path: Path) -> None:
     assert "Traceback" not in collector.said()
 
 
-def test_sighup_reads_certificates_again(running: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["collect", "agent"])
+def test_sighup_reads_certificates_again(running: Any, tmp_path: Path, verb: str) -> None:
     """Who connects from then on sees the new one; a key that is wrong leaves the old one in force."""
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
@@ -312,9 +316,10 @@ def test_sighup_reads_certificates_again(running: Any, tmp_path: Path) -> None:
     now = tmp_path / "now"
     now.symlink_to(first / "localhost")
     text = "".join(f'tls-{what} = "{now}/{what}.pem"\n' for what in ("ca", "cert", "key"))
-    text += 'listen = ["tls:localhost:0"]\nfolder = "in"\n'
-    collector = running(text)
-    port = int(collector.said().split("collecting at ")[1].split("\n")[0].rpartition(":")[2])
+    own = {"collect": 'listen = ["tls:localhost:0"]\nfolder = "in"\n', "agent": 'probes = ["begin"]\n'}
+    text += own[verb] + ('listen = "tls:localhost:0"\n' if verb == "agent" else "")
+    collector = running(text, verb)
+    port = int(collector.said().split("ing at ")[1].split("\n")[0].rpartition(":")[2])
 
     def trusted(folder: Path) -> bool:
         paths = [str(folder / "localhost" / f"{what}.pem") for what in ("cert", "key", "ca")]
@@ -334,3 +339,55 @@ def test_sighup_reads_certificates_again(running: Any, tmp_path: Path) -> None:
     now.symlink_to(second / "localhost")
     collector.hup(text, "is read again, certificates too")
     assert (trusted(first), trusted(second)) == (False, True)
+
+
+def test_an_agent_that_is_nobody_shows_its_new_certificate(tmp_path: Path) -> None:
+    """A spool is delivered to a collector that knows only the CA that came while the agent ran; a file that
+    is wrong, a key that others may read: said, and nothing changes.
+    """
+    first, second, now = tmp_path / "first", tmp_path / "second", tmp_path / "now"
+    for folder in (first, second):
+        make_certs(str(folder), ["localhost"])
+    now.symlink_to(first / "localhost")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    made = begin(str(tmp_path / "spool"), b"t" * 16, list(schema("web1").frames()), 1 << 20, 1 << 20)
+    made.run()
+    made.put(made.next, events(0, 10))
+    made.put(made.next, b"".join(totals_frames({1: 10})))
+    made.close()
+    text = "".join(f'tls-{what} = "{now}/{what}.pem"\n' for what in ("ca", "cert", "key"))
+    text += f'to = "tls:localhost:{port}"\nspool = "{tmp_path}/spool"\njson = true\n'
+    file, log = tmp_path / "agent.toml", tmp_path / "log"
+    file.write_text(text)
+    command = [sys.executable, "-m", "kwire.cli.main"]
+    with log.open("w") as told:
+        agent = subprocess.Popen([*command, "agent", "--config", str(file)], stdout=told, stderr=told)
+    names = [f"--tls-{what}={second}/localhost/{what}.pem" for what in ("ca", "cert", "key")]
+    words = ["collect", "--listen", f"tls:localhost:{port}", *names, "-w", str(tmp_path / "in"), "-n", "10"]
+    try:
+        until(lambda: "trying again" in log.read_text())
+        for wrong, said in (
+            (text + "nope = 1\n", "there is no key 'nope'"),
+            (text.replace(f"{now}/key", str(tmp_path / "open")), "everybody may read this private key"),
+        ):
+            (tmp_path / "open.pem").write_bytes((second / "localhost" / "key.pem").read_bytes())
+            (tmp_path / "open.pem").chmod(0o644)
+            file.write_text(wrong)
+            agent.send_signal(signal.SIGHUP)
+            until(lambda said=said: said in log.read_text())  # type: ignore[misc]
+        assert log.read_text().count("what was configured before stays in force") == 2
+        now.unlink()
+        now.symlink_to(second / "localhost")
+        file.write_text(text + 'memory = "32M"\n')
+        agent.send_signal(signal.SIGHUP)
+        until(lambda: "is read again, certificates too; restart for the new memory" in log.read_text())
+        collected = subprocess.run([*command, *words], capture_output=True, text=True, timeout=30)
+        assert "localhost" in collected.stderr or "web1" in collected.stderr
+        assert agent.wait(20) == 0, log.read_text()
+    finally:
+        agent.kill()
+        agent.wait()
+    assert '"delivered": 1' in log.read_text()
+    assert "Traceback" not in log.read_text()

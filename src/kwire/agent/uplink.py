@@ -428,6 +428,11 @@ class Uplink(Handler):
             self._reason = None  # whoever puts more into it closes it
         return session
 
+    def renew(self, context: "ssl.SSLContext") -> None:
+        """Show another certificate from the next connection on."""
+        self._context = context
+        self._connector.renew(context)
+
     def _dial(self) -> Connector:
         line = self._line
         assert isinstance(line.address, Address)  # a broker has an uplink of its own

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,12 @@ from kwire.wire.settings import Settings
 from kwire.words import are, lost, plural
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
     from kwire.agent.agent import Agent, Courier, Recovered
     from kwire.agent.uplink import Line
+    from kwire.cli.rereading import Rereader
 
 HELP = "record here, for a collector elsewhere"
 
@@ -180,13 +183,18 @@ def _make_certs(args: argparse.Namespace) -> int:
 
 def _listen(args: argparse.Namespace) -> int:
     """`--listen`: serve clients until we are stopped."""
+    address = _listening(args)
+    with _rereading(args, address) as reader:
+        return _serve(args, address, reader)
+
+
+def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None") -> int:
     from kwire.agent import policy
     from kwire.agent.server import ENDING, Server
     from kwire.agent.trace_process import Launcher
     from kwire.transport.listen import listen
     from kwire.transport.loop import READ
 
-    address = _listening(args)
     rules = policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
     launcher = Launcher(rules, address.path)
     try:
@@ -225,7 +233,9 @@ def _listen(args: argparse.Namespace) -> int:
             loop.stop()
 
         loop.add(launcher.fd, READ, launcher_gone)
-        loop.signals(ending_signals(), stop)
+        loop.signals(_ending(reader), stop)
+        if reader is not None:
+            reader.serve(loop, listener.renew)
         _confine(args, [])
         say(f"listening at {listener.address}", "listening")
         try:
@@ -252,13 +262,47 @@ def _listen(args: argparse.Namespace) -> int:
 def _connect(args: argparse.Namespace) -> int:
     """`--to`: record, deliver, leave."""
     address = _connecting(args)
-    if not args.probes:
-        return _deliver(args, address)
-    if any(name.endswith(".bt") for name in args.probes):
-        with _scripted(args) as (recorder, processes):
-            return _record(args, address, recorder, processes)
-    with tracing.prepared(args, aside=args.json) as (recorder, processes):
-        return _record(args, address, recorder, processes)
+    with _rereading(args, address) as reader:
+        if not args.probes:
+            return _deliver(args, address, reader)
+        scripted = any(name.endswith(".bt") for name in args.probes)
+        prepared = _scripted(args) if scripted else tracing.prepared(args, aside=args.json)
+        with prepared as (recorder, processes):
+            return _record(args, address, recorder, processes, reader)
+
+
+@contextlib.contextmanager
+def _rereading(args: argparse.Namespace, address: "Address | BrokerAddress") -> "Iterator[Rereader | None]":
+    """What reads the configuration file again on SIGHUP, where there is one."""
+    if args.reread is None:
+        yield None
+        return
+    from kwire.cli.rereading import Rereader
+
+    reader = Rereader(args, listens=args.listen is not None, tls=address.kind == "tls")
+    try:
+        yield reader
+    finally:
+        reader.close()
+
+
+def _ending(reader: "Rereader | None") -> tuple[int, ...]:
+    """The signals that end the agent: SIGHUP where nothing is read again then."""
+    return tuple(number for number in ending_signals() if reader is None or number != signal.SIGHUP)
+
+
+def _heed(courier: "Courier", reader: "Rereader | None") -> None:
+    """Have signals end the recording, or SIGHUP read the configuration again."""
+    from kwire.agent.uplink import Uplink
+
+    def renew(context: "ssl.SSLContext") -> None:
+        for uplink in courier.uplinks:
+            if isinstance(uplink, Uplink):
+                uplink.renew(context)
+
+    courier.loop.signals(_ending(reader), lambda number: courier.stop())
+    if reader is not None:
+        reader.serve(courier.loop, renew)
 
 
 def _listening(args: argparse.Namespace) -> Address:
@@ -365,7 +409,11 @@ def _reach(
 
 
 def _record(
-    args: argparse.Namespace, address: "Address | BrokerAddress", recorder: Recorder, processes: Processes
+    args: argparse.Namespace,
+    address: "Address | BrokerAddress",
+    recorder: Recorder,
+    processes: Processes,
+    reader: "Rereader | None",
 ) -> int:
     from kwire.agent.agent import Agent, make_hold
     from kwire.agent.source import SourceSink
@@ -379,7 +427,7 @@ def _record(
     sink = SourceSink(recorder.schemas, size)
     hold = make_hold(args.spool, sink, args.memory, args.spool_size)
     agent = Agent(line, recorder, sink, hold, recovered, args.grace)
-    line.loop.signals(ending_signals(), lambda number: agent.stop())
+    _heed(agent, reader)
     if served is not None:
         from kwire.agent.metrics import AgentMetrics
 
@@ -422,14 +470,14 @@ def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
             say(problem)
 
 
-def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress") -> int:
+def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress", reader: "Rereader | None") -> int:
     """Without a probe: deliver what the spool holds, and end."""
     from kwire.agent.agent import Courier
 
     line, recovered, refused = _reach(args, address)
     served = metrics.served(args, line.loop, AGENT)
     courier = Courier(line, recovered, args.grace)
-    line.loop.signals(ending_signals(), lambda number: courier.stop())
+    _heed(courier, reader)
     if served is not None:
         from kwire.agent.metrics import AgentMetrics
 
