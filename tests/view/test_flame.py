@@ -6,6 +6,7 @@ import pytest
 
 from kwire.errors import KwireError
 from kwire.view.flame import FlameGraph, Folded, flame_graph, folded, svg
+from kwire.view.printed import Printed
 from kwire.wire.fields import Field
 from kwire.wire.schema import MapShape, Schema
 from kwire.wire.stacks import Frame, Stack, Stacks
@@ -85,3 +86,18 @@ def test_nothing_and_much_can_be_drawn() -> None:
 def test_without_stacks_there_is_no_graph() -> None:
     with pytest.raises(KwireError, match="there are no stacks in maps; use kstack or ustack"):
         flame_graph("svg", [])
+
+
+def test_nothing_else_that_is_printed_stands_beside_it() -> None:
+    """Neither one by one nor many at once: whoever says what becomes of an event says both."""
+    made = schema_of("begin")._replace(map=None, prints="printf", format="junk\n", fields=())
+    shown: list[Printed] = [Folded(), FlameGraph()]
+    for one in shown:
+        assert one.event(made)(0, ()) == ""
+        assert one.parts(made) is None
+    assert Printed(terminal=False).parts(made) is not None
+    classes = [Printed]
+    for each in classes:
+        classes += each.__subclasses__()
+        assert ("event" in vars(each)) == ("parts" in vars(each)), each
+    assert len(classes) > 3

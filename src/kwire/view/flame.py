@@ -53,6 +53,9 @@ class Folded(Printed):
         """Nothing is shown of events."""
         return lambda time, values: ""
 
+    def parts(self, schema: Schema) -> None:
+        """Nor are lines made of many at once."""
+
     def bad(self, time: int | None, id: int, schema: Schema | None, why: str) -> str:
         """Nor of those that cannot be decoded."""
         return ""
