@@ -54,6 +54,15 @@ def test_what_a_session_may_come_back_to_is_not_finished_for_good(site: Site) ->
     assert found(site) == {"0001": False}
 
 
+def test_a_merged_capture_may_go_on_in_its_last_file(site: Site) -> None:
+    site.open(merged=str(site.path / "in" / "all.pcapng"), rotate_bytes=ROTATED)
+    delivered(site, "web1", 12_000)
+    names = [f"{number:04d}" for number in range(1, len(site.captures()) + 1)]
+    assert found(site) == dict.fromkeys(names[:-1], True)
+    site.close()
+    assert found(site) == dict.fromkeys(names[:-1], True) | {names[-1]: False}
+
+
 def test_a_file_whose_time_is_over_is_finished_though_nothing_comes(site: Site) -> None:
     site.open(rotate_seconds=0.05)
     source = delivered(site, "web1", finish=False)

@@ -226,6 +226,7 @@ class Storage:
             self._told.failed(store, error)
             store = self.merged()  # one that counts what is gone
             self._close(store)
+        self._park(store)
         return store
 
     def finish(self, store: Store, stored_session: StoredSession) -> None:
@@ -267,7 +268,7 @@ class Storage:
         """Whether a file of a capture is written by an open session, or may have what is not acknowledged."""
         for store in {*self.stores, *filter(None, [self._merged])}:
             open_capture, first = store.held
-            if open_capture == capture and number >= first:
+            if not store.closed and open_capture == capture and number >= first:
                 return True
         return False
 
