@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from kwire.bpf import vm
@@ -1137,6 +1137,7 @@ always = settings(
 
 @settings(always, max_examples=EXAMPLES or 150)
 @given(SEEDS, DEPTHS)
+@example(125045, 3)  # the key of a text that is compared compares texts itself
 def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> None:
     programs, world = unit(seed, depth), world_of(seed)
     env = {"pid": 4321, "tid": 99, "cpu": 5, "nsecs": 0x1122334455667788}
@@ -1200,6 +1201,7 @@ def in_kernel(
 @pytest.mark.kernels("6.1")  # the oldest verifier; the newest one judges here
 @settings(always, max_examples=EXAMPLES or 80)
 @given(SEEDS, DEPTHS)
+@example(125045, 3)
 def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     programs, world = unit(seed, depth, alone=True), world_of(seed)
     allowed = os.sched_getaffinity(0)

@@ -305,7 +305,8 @@ class MapLowering:
         b = self.b
         if map.kind not in PER_CPU:
             return b.emit("mapval", [], (name_of(map), 0))
-        return of_cpu(b, b.options, name_of(map), stride(map))
+        # Programs on other CPUs have this map too: one that never runs twice at once keeps to its CPU here.
+        return of_cpu(b, b.options._replace(single=False), name_of(map), stride(map))
 
     def _lost(self, map: checked.Map) -> None:
         """Count an update that found no room."""

@@ -28,7 +28,7 @@ def match(
     text = e.text
     assert isinstance(text, checked.ReadText | checked.Comm)
     limit = text.type.limit
-    texts.size = max(texts.size, limit + 2 + SPARE)
+    texts.room(limit + 2 + SPARE)
     base = texts.here(lower, cpu)
     length, _ = Record(lower, base, 0).text(text, limit)
     word = At(base, limit + 2 + (-(limit + 2) % 8))
@@ -64,7 +64,7 @@ def length(lower: ExpressionLowering, texts: Stretch, cpu: Operand, e: checked.T
     """How many bytes a text has."""
     text = e.text
     assert isinstance(text, checked.ReadText | checked.Comm)
-    texts.size = max(texts.size, text.type.limit + 2 + SPARE)
+    texts.room(text.type.limit + 2 + SPARE)
     return Record(lower, texts.here(lower, cpu), 0).text(text, text.type.limit)[0]
 
 
@@ -76,8 +76,9 @@ def compare(
     """
     limits = [text.type.limit for text in (e.left, e.right) if isinstance(text, TEXT)]
     size = (max(limits) + 2 + 7) & ~7
-    texts.size = max(texts.size, 2 * size + SPARE)
+    texts.room(2 * size + SPARE)
     base = texts.here(lower, cpu)
+    texts.taken += 2 * size  # where a text lies may depend on other texts that are compared
     for number, text in enumerate((e.left, e.right)):
         assert isinstance(text, TEXT)
         limit, start = limits[number], number * size
@@ -92,6 +93,7 @@ def compare(
             lower.start(maybe)
             lower.branch("eq", cut, 0, there, yes if e.op == "ne" else no)
             lower.start(there)
+    texts.taken -= 2 * size
     words = range(0, (max(limits) + 7) & ~7, 8)
     if e.op in ("eq", "ne"):
         difference: Operand = 0

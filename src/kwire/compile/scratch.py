@@ -20,13 +20,17 @@ WORD = 8
 
 
 class Stretch:
-    """A map in which each CPU has a stretch, whose length is known when the whole program is in IR."""
+    """A map in which each CPU has a stretch, whose length is known when the whole program is in IR.
 
-    __slots__ = ("_products", "map", "size")
+    `taken`: bytes at its beginning that are in use at the place that is just made, and stay as they are.
+    """
+
+    __slots__ = ("_products", "map", "size", "taken")
 
     def __init__(self, map: str) -> None:
         self.map = map
         self.size = 0
+        self.taken = 0
         self._products: list[Ins] = []
 
     @property
@@ -35,13 +39,18 @@ class Stretch:
         return (self.size + 63) & ~63
 
     def here(self, b: Builder, cpu: Operand) -> Value:
-        """The address of this CPU's stretch."""
+        """The address of what is free of this CPU's stretch."""
+        first = b.emit("mapval", [], (self.map, self.taken))
         if cpu == 0:
-            return b.emit("mapval", [], (self.map, 0))
+            return first
         own = b.emit("mul", [cpu, 0])
         if b.block is not None:
             self._products.append(b.block.body[-1])
-        return b.emit("add", [b.emit("mapval", [], (self.map, 0)), own])
+        return b.emit("add", [first, own])
+
+    def room(self, size: int) -> None:
+        """See to it that so many bytes are free."""
+        self.size = max(self.size, self.taken + size)
 
     def settle(self) -> None:
         """Tell the instructions how long a stretch is."""

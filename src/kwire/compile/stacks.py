@@ -67,7 +67,7 @@ def number(b: "Lower", memory: Stretch, e: checked.Stack | checked.UserSymbol) -
         b.store(slot, 0, 8, b.number("pid"))
         b.store(slot, FRAMES_AT, 8, address)
     else:
-        memory.size = max(memory.size, FRAMES_AT + size)
+        memory.room(FRAMES_AT + size)
         place = memory.here(b, cpu(b, b.options))
         key = At(place, 0)
         b.store(place, 0, 8, b.number("pid") if e.table.user else 0)
