@@ -145,7 +145,7 @@ def test_nothing_is_done_once_a_probe_has_asked_for_the_end() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_who_stops_reading_ends_a_script_without_a_word() -> None:
     script = "interval:ms:5 { @[1] = count(); time(); print(@); clear(@); }"
     words = [*KWIRE, "-q", "-e", script]

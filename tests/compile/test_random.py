@@ -1202,6 +1202,7 @@ def in_kernel(
 @settings(always, max_examples=EXAMPLES or 80)
 @given(SEEDS, DEPTHS)
 @example(125045, 3)
+@example(553532, 3)  # an empty text in user memory
 def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     programs, world = unit(seed, depth, alone=True), world_of(seed)
     allowed = os.sched_getaffinity(0)

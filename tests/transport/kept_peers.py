@@ -140,8 +140,8 @@ class Collector:
         self.payloads: list[bytes] = []
         self.replies: list[dict[str, Any]] = []
 
-    def accept(self, **changed: Any) -> Wire:
-        """Let one in, and welcome it."""
+    def accept(self, then: bytes = b"", **changed: Any) -> Wire:
+        """Let one in, and welcome it; `then` comes with the WELCOME, before the other side can have ended."""
         wire = Wire(self.listener.accept()[0])
         got = wire.read()
         assert got is not None
@@ -151,17 +151,16 @@ class Collector:
         said |= {"window": WINDOW, "about": {"host": f"{self.release}sink", "tool": "kwire collect"}}
         if self.release == NEW:
             said |= {"version": 1, "compress": "none", "resume": False, "next": 0}
-        wire.send(frame(WELCOME, 0, cbor2.dumps(said | changed)))
+        wire.send(frame(WELCOME, 0, cbor2.dumps(said | changed)) + then)
         return wire
 
     def collect(self) -> None:
         """Take a session to its end; of attempts that were given up meanwhile the next one."""
+        asked = frame(REQUEST, 9, cbor2.dumps({"op": "tune", "level": 3})) if self.release == NEW else b""
         while True:
             with contextlib.suppress(BrokenPipeError, AssertionError):
-                wire = self.accept()
+                wire = self.accept(asked)
                 break
-        if self.release == NEW:
-            wire.send(frame(REQUEST, 9, cbor2.dumps({"op": "tune", "level": 3})))
         while (got := wire.read()) is not None:
             type, id, body = got
             assert type != ERROR, cbor2.loads(body)

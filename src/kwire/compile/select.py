@@ -371,10 +371,19 @@ class Selector:
         target = self._target(dst, at.base) if isinstance(at.base, Value) else self._target(dst)
         self._into(target, result)
         base, offset = self._base(at, R0 if target is R5 else R5)
-        back = Label("told")
+        back, noted = Label("told"), Label("noted")
         nothing = asm.st("h", base, unread - (unread >> 15 << 16), offset)
+        empty = asm.st(
+            "h", base, 0, offset
+        )  # empty user memory is 0 bytes long on 6.1 and 6.12
         cut = asm.st("h", base, (most | TAIL_CUT) - (1 << 16), offset)
-        none = self._stub(ins.span, nothing, asm.mov64(target, 0), asm.ja(back))
+        none = self._stub(
+            ins.span,
+            nothing,
+            *((asm.jmp("slt", target, 0, noted), empty, noted) if unread else ()),
+            asm.mov64(target, 0),
+            asm.ja(back),
+        )
         long = self._stub(ins.span, cut, asm.mov64(target, most), asm.ja(back))
         self.items += [
             asm.jmp("sle", target, 0, none),
