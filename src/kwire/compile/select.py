@@ -373,9 +373,7 @@ class Selector:
         base, offset = self._base(at, R0 if target is R5 else R5)
         back, noted = Label("told"), Label("noted")
         nothing = asm.st("h", base, unread - (unread >> 15 << 16), offset)
-        empty = asm.st(
-            "h", base, 0, offset
-        )  # empty user memory is 0 bytes long on 6.1 and 6.12
+        empty = asm.st("h", base, 0, offset)  # empty user memory is 0 bytes long on 6.1 and 6.12
         cut = asm.st("h", base, (most | TAIL_CUT) - (1 << 16), offset)
         none = self._stub(
             ins.span,
