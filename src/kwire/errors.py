@@ -42,7 +42,7 @@ class KwireError(Exception):
 
     def __reduce__(self) -> Any:
         """What another process is told: no function."""
-        assert isinstance(self.cure, str)
+        self._cure = self.cure
         return super().__reduce__()
 
     def __str__(self) -> str:

@@ -3,7 +3,9 @@ hardware events and of watchpoints. Source: linux/perf_event.h, linux/hw_breakpo
 """
 
 from kwire.hints import Final
-from kwire.lazy import NamedTuple
+from kwire.lazy import NamedTuple, pattern
+
+_NUMBER: Final = pattern(r"([0-9]{1,19})(?:e([0-9]{1,2}))?")  # 1000, or 1e3 as scripts write it
 
 
 class Counter(NamedTuple):
@@ -60,10 +62,8 @@ def counter(kind: str, target: str) -> Counter | None:
     found = COUNTERS[kind].get(COUNTER_ALIASES.get(name, name))
     if found is None or not colon:
         return found
-    digits, _, zeros = number.partition("e")  # 1e6, as scripts write it
-    if not all(one.isascii() and one.isdigit() and len(one) < 20 for one in (digits, zeros or "0")):
-        return None
-    events = int(digits) * 10 ** int(zeros or 0) if int(zeros or 0) < 20 else 0
+    match = _NUMBER.fullmatch(number)
+    events = int(match[1]) * 10 ** int(match[2] or 0) if match else 0
     return found._replace(number=events) if 0 < events < 1 << 63 else None
 
 

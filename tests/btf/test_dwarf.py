@@ -45,13 +45,13 @@ int main(void) { struct all all = {0}; return work(&all, "x", 0, 1.0) != 0; }
 """
 
 
-@pytest.fixture(scope="module", params=["-gdwarf-4", "-gdwarf-5"])
+@pytest.fixture(scope="module", params=["-gdwarf-2 -gstrict-dwarf", "-gdwarf-4", "-gdwarf-5"])
 def program(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not shutil.which("gcc"):
         pytest.skip("there is no compiler")
     home = tmp_path_factory.mktemp("program")
     (home / "own.c").write_text(SOURCE)
-    words = ["gcc", "-O0", request.param, "-no-pie", "-o", home / "own", home / "own.c"]
+    words = ["gcc", "-O0", *request.param.split(), "-no-pie", "-o", home / "own", home / "own.c"]
     subprocess.run(words, check=True)
     return home / "own"
 
@@ -106,6 +106,23 @@ def test_members_lie_where_the_compiler_puts_them(program: Path, base: Btf, tmp_
     assert [locate(btf, all_, one).offset_bits // 8 for one in names] == [int(one) for one in told.split()]
     bits = [(path.offset_bits, path.bitfield_size) for path in (locate(btf, all_, one) for one in "ab")]
     assert bits == [(0, 3), (3, 7)]
+
+
+def test_a_base_that_is_elsewhere_in_each_object_is_no_member(base: Btf, tmp_path: Path) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("there is no compiler of C++")
+    (tmp_path / "own.cc").write_text(
+        "struct base { int shared; }; struct plain { long first; };"
+        "struct derived : plain, virtual base { int own; };"
+        'extern "C" __attribute__((noipa)) int work(derived *all) { return all->own; }'
+        "int main() { derived all; all.own = 0; return work(&all); }"
+    )
+    subprocess.run(["g++", "-g", "-no-pie", "-o", tmp_path / "own", tmp_path / "own.cc"], check=True)
+    btf = _read(tmp_path / "own", base)
+    derived = btf.find("derived", Kind.STRUCT)
+    assert [locate(btf, derived, one).offset_bits for one in ("first", "own")] == [64, 128]
+    with pytest.raises(BtfLookupError, match="derived has no member shared"):
+        locate(btf, derived, "shared")
 
 
 def test_lines_are_where_functions_begin(program: Path) -> None:

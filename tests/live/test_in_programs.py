@@ -389,6 +389,25 @@ def test_what_is_wrong_is_said_in_one_line(shop: str, spec: str, says: str) -> N
 
 
 @pytest.mark.native
+@pytest.mark.parametrize(
+    ("place", "name", "says"),
+    [
+        ("many", "nowhere", "SHOP has no variable nowhere"),
+        ("many", "0xzz", "SHOP has no variable 0xzz"),
+        ("many", "watched+x", "SHOP has no variable watched+x"),
+        ("man[y]", "watched", "man[y] is not one place, so how far it is from watched is not known"),
+    ],
+)
+def test_a_variable_that_is_not_there_is_said(shop: str, place: str, name: str, says: str) -> None:
+    from kwire.lang.bpftrace.reader import read
+    from kwire.live.scripts import plan_script
+
+    with pytest.raises(LanguageError) as caught:
+        plan_script(read("t", f'uprobe:{shop}:{place} {{ print(uaddr("{name}")); }}'))
+    assert [one.message for one in caught.value.diagnostics] == [says.replace("SHOP", shop)]
+
+
+@pytest.mark.native
 def test_a_counter_that_the_machine_has_not_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     from kwire.kernel import features
 

@@ -45,6 +45,7 @@ TYPES_MOST: Final = 50_000
 """Of a compilation unit that are taken."""
 
 MEMBERS_MOST: Final = 0xFFFF
+PLUS_UCONST: Final = 0x23  # DW_OP_: so many bytes behind the beginning, as DWARF 2 says it
 
 
 def function_types(path: str, name: str, address: int, base: Btf) -> Btf:
@@ -168,6 +169,17 @@ def _number(entry: Any, attribute: str, default: int = 0) -> int:
     return found.value if found is not None and isinstance(found.value, int) else default
 
 
+def _location(member: Any) -> int | None:
+    """The byte at which a member is; None where only an expression over the object tells it."""
+    found = member.attributes.get("DW_AT_data_member_location")
+    if found is None or isinstance(found.value, int):
+        return 0 if found is None else found.value
+    operation, *number = found.value
+    if operation != PLUS_UCONST:
+        return None
+    return sum((byte & 0x7F) << 7 * at for at, byte in enumerate(number))
+
+
 class _Writer:
     """BTF in the making, behind `base`: types by the places of their entries, each written once."""
 
@@ -222,7 +234,7 @@ class _Writer:
 
     def _id(self, entry: Any) -> int:
         """The id of a type; 0 (void) for what is none in BTF."""
-        if entry is None or entry.tag in ("DW_TAG_unspecified_type",):
+        if entry is None or entry.tag == "DW_TAG_unspecified_type":
             return 0
         if entry.offset not in self._ids:
             self._ids[entry.offset] = self._add(b"")
@@ -309,14 +321,15 @@ class _Writer:
         return self._record(name, kind, count, size, rest, True)
 
     def _place(self, member: Any) -> tuple[int, int] | None:
-        """The bit at which a member is, and its bits where it is a bit-field; None for what is static, or too
-        far behind.
+        """The bit at which a member is, and its bits where it is a bit-field; None for what is static, too far
+        behind, or at another place in each object (a virtual base).
         """
         attributes = member.attributes
-        if "DW_AT_external" in attributes or "DW_AT_declaration" in attributes:
+        place = _location(member)
+        if place is None or "DW_AT_external" in attributes or "DW_AT_declaration" in attributes:
             return None
         bits = _number(member, "DW_AT_bit_size")
-        offset = 8 * _number(member, "DW_AT_data_member_location")
+        offset = 8 * place
         if "DW_AT_data_bit_offset" in attributes:
             offset = _number(member, "DW_AT_data_bit_offset")
         elif "DW_AT_bit_offset" in attributes:  # counted from the other end, before DWARF 4

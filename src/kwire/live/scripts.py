@@ -14,6 +14,7 @@ from contextlib import suppress
 
 from kwire.btf.errors import BtfLookupError
 from kwire.errors import KwireError
+from kwire.hints import Final
 from kwire.kernel import cgroups
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.targets import CatalogError
@@ -27,7 +28,7 @@ from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.inferred import settle
 from kwire.lang.tree import AttachPoint
-from kwire.lazy import NamedTuple
+from kwire.lazy import NamedTuple, pattern
 from kwire.live import planner
 from kwire.live.plan import About, Made, Plan, Scope
 from kwire.live.planner import Planner
@@ -154,18 +155,23 @@ def _address(name: str) -> int | None:
     return found[0] if found else None
 
 
+_PLACE: Final = pattern(r"(?P<address>0x[0-9a-f]{1,16})|(?P<name>[^+]+)(\+(?P<offset>[0-9]{1,18}))?")
+
+
 def _variable(path: str, name: str) -> tuple[int, int] | None:
-    """The address and the bytes of a symbol of a program, or an address written as one. KwireError where the
-    file cannot be read.
+    """The address and the bytes of a symbol of a program, also of `NAME+4` or of an address as a probe has
+    it; None where there is none. Raises KwireError where the file cannot be read.
     """
     from kwire.kernel.elf import Elf
 
-    if name[:2] == "0x":
-        return int(name, 16), 0
-    plain, _, offset = name.partition("+")
+    match = _PLACE.fullmatch(name)
+    if match is None:
+        return None
+    if match["address"]:
+        return int(match["address"], 16), 0
     with Elf.open(path) as file:
-        found = next((one for one in file.symbols() if one.name == plain), None)
-    return None if found is None else (found.address + int(offset or 0), found.size)
+        found = next((one for one in file.symbols() if one.name == match["name"]), None)
+    return None if found is None else (found.address + int(match["offset"] or 0), found.size)
 
 
 def _users() -> dict[int, str]:

@@ -220,7 +220,7 @@ def fake(type: str, members: Mapping[str, int | bytes] | None = None, *, btf: st
         if found.bitfield_size or found.offset_bits % 8:
             _set_bits(memory, found, value, f"{type}.{path}")
             continue
-        if isinstance(value, int) and not -(1 << size * 8 - 1) <= value < 1 << size * 8:
+        if isinstance(value, int) and not -(1 << 8 * size >> 1) <= value < 1 << 8 * size:
             raise KwireError("fake", f"{type}.{path}", f"{value} does not fit its {plural(size, 'byte')}")
         data = value if isinstance(value, bytes) else _number(value, size)
         if len(data) > size:
@@ -235,7 +235,7 @@ def _set_bits(memory: bytearray, found: b.MemberPath, value: int | bytes, name: 
     width = found.bitfield_size
     if isinstance(value, bytes):
         raise KwireError("fake", name, "it is a bit-field, and not bytes", "give a number")
-    if not -(1 << width - 1) <= value < 1 << width:
+    if not -(1 << width >> 1) <= value < 1 << width:
         raise KwireError("fake", name, f"{value} does not fit {plural(width, 'bit')}")
     for bit in range(width):
         at = found.offset_bits + bit

@@ -338,7 +338,7 @@ WRONG = [
      "1:23-40: the max of a histogram is above its min, and 1 is not above 5"),
     ("@x = tseries(1, 0, 5)",
      "1:23-39: the interval of a series is a duration that is written, as 100ms; tseries(n, 1s, 20)"),
-    ('print(uaddr("x"))', "1:24-34: a kprobe is in no program; use it in a uprobe"),
+    ('print(uaddr("x"))', "1:24-34: there is no uaddr at a kprobe; use it in a uprobe"),
     ('print(cgroupid("/none"))', "1:33-40: /none: no such file or directory"),
     ("print(container_of(arg0, struct nothing, x))", "1:43-57: there is no struct nothing"),
     ("print(container_of(arg0, 5, x))", "1:43-44: this is no type; container_of(p, struct x, member)"),

@@ -127,11 +127,13 @@ def uaddr(low: "Lowering", node: s.Call) -> tree.Expr:
     if name is None:
         raise TextError(node.arguments[0].span, "the name is not a string", 'write uaddr("name")')
     if site.kind != "uprobe":
-        raise TextError(span, f"{article(site.kind)} is in no program", "use it in a uprobe")
+        raise TextError(span, f"there is no uaddr at {article(site.kind)}", "use it in a uprobe")
     here, there = (low.surroundings.variable(file, one) for one in (place, name))
-    if here is None or there is None:
-        message = f"{file} has no variable {name}" if there is None else f"where {place} is is not known"
-        raise TextError(node.arguments[0].span, message, "compare nm")
+    if there is None:
+        raise TextError(node.arguments[0].span, f"{file} has no variable {name}", "see what nm shows")
+    if here is None:
+        message = f"{place} is not one place, so how far it is from {name} is not known"
+        raise TextError(node.arguments[0].span, message, "name the function")
     words = (tree.String("ip", span),)
     address = tree.Binary(
         "add",
