@@ -2,6 +2,11 @@
 
 from collections.abc import Mapping
 
+from kwire.hints import Final
+
+UNITS: Final = ("kB", "MB", "GB", "TB")
+"""Powers of a thousand bytes."""
+
 
 def plural(count: int, noun: str, many: str = "") -> str:
     """A number with its noun: `1 event`, `6,055 events`; `many` is the plural where no `s` makes it."""
@@ -32,9 +37,10 @@ def lost(count: int, causes: Mapping[str, int]) -> str:
 
 
 def human_size(size: float) -> str:
-    """A number of bytes as a person reads it: `100.0 MB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return ""
+    """A number of bytes as a person reads it: `1 byte`, `100.0 MB`."""
+    if size < 1000:
+        return plural(round(size), "byte")
+    power = 1
+    while power < len(UNITS) and size >= 999.95 * 1000**power:
+        power += 1
+    return f"{size / 1000**power:,.1f} {UNITS[power - 1]}"

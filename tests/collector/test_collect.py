@@ -6,7 +6,7 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +37,6 @@ from kwire.wire.session import Session, Settings
 from kwire.wire.transitions import State
 
 QUICK = Settings(expiry=0.4)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    for connector in site.connectors:
-        connector.close()
-        connector.peer.detach("the test is over")
-    site.listener.close()
-    site.loop.close()
 
 
 def test_many_sources_each_into_its_capture(site: Site) -> None:

@@ -3,25 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from site_of_one import Site, complete
 from tests.collector.test_retention import ROTATED, acknowledged, delivered
 
 from kwire.collector.finished import Finished
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    for connector in site.connectors:
-        connector.close()
-        connector.peer.detach("the test is over")
-    site.listener.close()
-    site.loop.close()
 
 
 def found(site: Site) -> dict[str, bool]:

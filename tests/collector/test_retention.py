@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,17 +27,6 @@ from kwire.wire.transitions import State
 DAY = 86400
 QUICK = Settings(expiry=0.2)
 ROTATED = 256 << 10
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    for connector in site.connectors:
-        connector.close()
-        connector.peer.detach("the test is over")
-    site.listener.close()
-    site.loop.close()
 
 
 def looked(site: Site, keep: Keep, **hooks: Callable[[str], bool]) -> Retention:
@@ -147,7 +136,7 @@ def test_a_file_in_use_never_goes(site: Site) -> None:
         aged(path, 30)
     looker = looked(site, Keep(DAY, 1), lake=lambda path: path.endswith("-0001.pcapng"))
     assert [path.exists() for path in files] == [True, *[False] * (len(files) - 2), True]
-    assert "in use, more than 1 bytes" in looker.trouble
+    assert "in use, more than 1 byte: " in looker.trouble
     assert source.peer is not None
     source.give(5, source.peer)
     source.finish(source.peer)
@@ -347,13 +336,16 @@ def test_the_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
     write_ledger(str(tmp_path), {ID: removed})
     assert read_ledger(str(tmp_path)) == {ID: removed}
     assert [path.name for path in tmp_path.iterdir()] == [LEDGER]
+    odd = removed._replace(name=os.fsdecode(b"caf\xe9.pcapng"))  # a name that is not UTF-8
+    write_ledger(str(tmp_path), {ID: odd})
+    assert read_ledger(str(tmp_path)) == {ID: odd}
 
 
 def test_a_hostile_ledger_says_nothing(tmp_path: Path) -> None:
     assert read_ledger(str(tmp_path)) == {}
     lines = [ID, f"{ID} 1 1 x", f"{ID} 9-1 1 x", f"{ID} 1-999999999 1 x/y", "\0" * 50, f"{ID[1:]} 1-1 1 x"]
     (tmp_path / LEDGER).write_text("\n".join(lines))
-    assert [one.ranges for one in read_ledger(str(tmp_path)).values()] in ([], [()])
+    assert read_ledger(str(tmp_path)) == {}
     (tmp_path / LEDGER).unlink()
     os.mkfifo(tmp_path / LEDGER)
     assert read_ledger(str(tmp_path)) == {}

@@ -6,6 +6,7 @@
 
 import mmap
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -245,6 +246,31 @@ def test_functions_have_the_names_and_types_of_their_source(shop: str, tmp_path:
     )
     assert "HINT: it has no debugging information about this function" in run.stderr
     assert main(["list", "-v", f"uprobe:{whole}:price"]) == 0
+
+
+CLASSES = """
+struct first { int x; virtual ~first() {} }; struct second { int x; }; struct apart { int shared; };
+struct all : first, second, virtual apart { int own; static int common; int &same; all(int &r) : same(r) {} };
+extern "C" __attribute__((noipa)) int work(all *given, all &same) { return given->own; }
+int main() { int n = 5; all one(n); one.own = 3; one.first::x = 8; return work(&one, one) - 3; }
+"""
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_an_object_of_a_class_is_the_members_that_can_be_named(tmp_path: Path) -> None:
+    pytest.importorskip("elftools", reason="pyelftools is not installed")
+    if not shutil.which("g++"):
+        pytest.skip("there is no compiler of C++")
+    (tmp_path / "own.cc").write_text(CLASSES)
+    program = str(tmp_path / "own")
+    subprocess.run(["g++", "-g", "-no-pie", "-o", program, tmp_path / "own.cc"], check=True)
+    script = f"uprobe:{program}:work {{ print(*args.given); print((args.same->x, *args.given->same)); }}"
+    words = [sys.executable, "-m", "kwire", "-q", "-c", program, "-e", script]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    shown, pair, *_ = [*run.stdout.splitlines(), run.stderr, ""]
+    assert re.fullmatch(r"\{ \.own = 3, \.same = 0x[0-9a-f]+, \.x = 8 \}", shown)
+    assert pair == "(8, 5)"
 
 
 @pytest.mark.kernels("6.12")

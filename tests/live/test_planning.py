@@ -7,6 +7,7 @@
 import pytest
 
 import kwire
+from kwire.errors import KwireError
 from kwire.kernel.symbols import Symbols, kernel_symbols
 from kwire.lang import python
 from kwire.lang.errors import LanguageError
@@ -131,6 +132,23 @@ def test_a_program_that_asks_for_nothing_of_its_place_is_made_once(monkeypatch: 
     assert {schema.target for schema in plan.schemas} >= {"vfs_read", "vfs_write"}
     named = plan_script(read("x", "kprobe:vfs_writ* { @[probe] = count(); }")).plan
     assert len(named.groups) == len(named.schemas) > 1  # each says where it is
+
+
+@pytest.mark.native
+def test_only_the_probes_that_are_chosen_are_planned() -> None:
+    from kwire.lang.bpftrace.reader import read
+    from kwire.live.scripts import plan_script
+
+    enter = "tracepoint:syscalls:sys_enter_getppid"
+    script = read("x", f"begin {{ exit() }} {enter}, {enter.replace('getppid', 'gettid')} {{ print(1) }}")
+    for only, targets in (("", 3), ("tpp|nothing", 2), ("getp+id$", 2), ("^nothing", 1)):
+        assert len(plan_script(script, only=only).plan.schemas) == targets, only
+    for only, says in (
+        ("(", "it is no regular expression: "),
+        ("begin", "begin: it finds none of the script's places"),
+    ):
+        with pytest.raises(KwireError, match=says):
+            plan_script(read("x", f"{enter} {{ print(1) }}"), only=only)
 
 
 def test_suggestions_are_looked_for_when_somebody_asks(monkeypatch: pytest.MonkeyPatch) -> None:

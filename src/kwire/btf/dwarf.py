@@ -45,7 +45,9 @@ TYPES_MOST: Final = 50_000
 """Of a compilation unit that are taken."""
 
 MEMBERS_MOST: Final = 0xFFFF
-PLUS_UCONST: Final = 0x23  # DW_OP_: so many bytes behind the beginning, as DWARF 2 says it
+"""Of a structure or an enumeration: BTF counts them in 16 bits."""
+
+PLUS_UCONST: Final = b"\x23"  # DW_OP_: so many bytes behind the beginning, as DWARF 2 says it
 
 
 def function_types(path: str, name: str, address: int, base: Btf) -> Btf:
@@ -172,12 +174,14 @@ def _number(entry: Any, attribute: str, default: int = 0) -> int:
 def _location(member: Any) -> int | None:
     """The byte at which a member is; None where only an expression over the object tells it."""
     found = member.attributes.get("DW_AT_data_member_location")
-    if found is None or isinstance(found.value, int):
-        return 0 if found is None else found.value
-    operation, *number = found.value
-    if operation != PLUS_UCONST:
+    if found is None:
+        return 0
+    if isinstance(found.value, int):
+        return int(found.value)
+    place = bytes(found.value)
+    if place[:1] != PLUS_UCONST:
         return None
-    return sum((byte & 0x7F) << 7 * at for at, byte in enumerate(number))
+    return sum((byte & 0x7F) << 7 * at for at, byte in enumerate(place[1:]))
 
 
 class _Writer:
@@ -315,14 +319,16 @@ class _Writer:
                 continue
             offset, bits = place
             label = _name(one) if one.tag == "DW_TAG_member" else ""
+            if label and not label.isidentifier():  # _vptr.class, made by the compiler: no name for BTF
+                continue
             packed = bits << 24 | offset & 0xFFFFFF
             rest += struct.pack(f"{self._order}III", self._string(label), self._type(one), packed)
             count += 1
         return self._record(name, kind, count, size, rest, True)
 
     def _place(self, member: Any) -> tuple[int, int] | None:
-        """The bit at which a member is, and its bits where it is a bit-field; None for what is static, too far
-        behind, or at another place in each object (a virtual base).
+        """The bit at which a member is, and its bits where it is a bit-field; None for what is static, too
+        far behind, or in another place in each object (a virtual base).
         """
         attributes = member.attributes
         place = _location(member)

@@ -53,12 +53,13 @@ def read_ledger(folder: str) -> dict[str, Removed]:
         # What somebody put there instead is not waited for.
         fd = os.open(os.path.join(folder, LEDGER), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
-            text = file.read(MOST_READ).decode("utf-8", "replace")
+            text = file.read(MOST_READ).decode("utf-8", "surrogateescape")
         for line in text.split("\n"):
             match = _LINE.fullmatch(line)
-            if match:
-                ranges = [tuple(map(int, part.split("-"))) for part in match[2].split(",")]
-                found[match[1]] = Removed(_joined((a, b) for a, b in ranges), int(match[3]), match[4])
+            numbers = (part.split("-") for part in match[2].split(",")) if match else ()
+            ranges = _joined((int(first), int(last)) for first, last in numbers)
+            if match and ranges:
+                found[match[1]] = Removed(ranges, int(match[3]), match[4])
     return found
 
 

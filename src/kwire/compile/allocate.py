@@ -4,8 +4,8 @@ Invariants:
 
 - r10 is the frame pointer; r0 and r5 are the instruction selector's scratch registers; r1 to r4 hold values
   that no call crosses, r6 to r9 those that a call crosses (others too, when r1 to r4 are taken). r0 also
-  holds a value that is used by the very next instruction only, and results of calls, and what such are
-  passed to, as long as no instruction needs r0 itself (`takes_r0`).
+  holds a value that is used by the very next instruction only, results of calls, and parameters of blocks
+  to which these are passed, as long as no instruction needs r0 itself (`takes_r0`).
 - A value that gets no register lives in its own 8-byte stack slot all its life, so what the verifier knows
   of it when it is stored is what it knows when it is loaded (bounds are only ever made by `umin` and
   `within`, before).
@@ -40,7 +40,7 @@ CALLEE_SAVED = (6, 7, 8, 9)
 IN_PLACE = frozenset(
     {"add", "sub", "mul", "div", "mod", "and", "or", "xor", "lsh", "rsh", "arsh", "zext", "sext"}
 )
-"""Operations that are made where their first operand is."""
+"""Operations whose result takes the place of their first operand."""
 
 
 class StackError(CompileError):
@@ -343,12 +343,8 @@ class Allocator:
 
 def note_in_register(function: Function, faults: Slot) -> None:
     """Let a register tell whether a read has failed, in a function that reads."""
-    notes = 0
-    for block in function.blocks:
-        for ins in block.body:
-            if ins.op in ("read", "fault"):
-                notes += any(isinstance(arg, At) and arg.base is faults for arg in ins.args)
-    if notes:
+    reads = (ins for block in function.blocks for ins in block.body if ins.op in ("read", "fault"))
+    if any(isinstance(arg, At) and arg.base is faults for ins in reads for arg in ins.args):
         faults.reg = CALLEE_SAVED[-1]
 
 

@@ -1,6 +1,7 @@
 """Giving a record away → IR: its header, the probe's counters, this CPU's ring.
 
-A program with one `emit` has this once in its way; one with several calls all but the header as a subprogram.
+A program with one `emit` has this once in its way; where there are several, all but the
+header is a subprogram.
 A program of a kind that never runs twice at once (`kinds.ProbeKind.single`) looks for nothing of its CPU's:
 its events are all in the first ring, and it counts as the first CPU.
 

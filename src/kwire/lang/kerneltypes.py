@@ -111,9 +111,9 @@ class KernelTypes:
         return self._members[key]
 
     def members(self, struct: t.Struct) -> list[str]:
-        """The names of all members that `member` finds."""
+        """The names of all members that `member` finds, each once: bases of a class may share one."""
         btf = self._kernel.module(struct.module)
-        return [member.name for member, _ in every_member(btf, struct.id)]
+        return list(dict.fromkeys(member.name for member, _ in every_member(btf, struct.id)))
 
     def function(self, name: str, module: str | None = None, copies: int = 1) -> Signature:
         """A function's prototype, where `copies` functions have its name.

@@ -77,6 +77,8 @@ def plan_script(
     )
     made = probes(script, surroundings)
     wanted = _chooser(only)
+    if not any(wanted(point) for probe in made for point in probe.attach):
+        raise KwireError("choose probes", only, "it finds none of the script's places", "kwire -l lists them")
     chosen = settings(script, os.environ)
     planner = Planner(None, scope)
     maps = tuple(made[0].maps.values())
