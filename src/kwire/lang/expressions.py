@@ -171,6 +171,8 @@ class ExpressionChecker:
     def _unknown(self, name: str, span: Span) -> NameTextError:
         if name == "args":
             return NameTextError(span, "args alone is no value", "name one of them: args.name")
+        if name.startswith("$"):  # of a script: declared, or it would not come here
+            return NameTextError(span, f"{name.partition('.')[0]} has no value here", "assign it before")
         if name in builtins.FUNCTION:
             return NameTextError(span, f"{name} is a function", f"call it: {builtins.FUNCTION[name].form}")
         if not self.bare and self._param_named(name):
