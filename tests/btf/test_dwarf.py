@@ -33,7 +33,7 @@ struct all {
     int a : 3; unsigned b : 7; _Bool yes; short grid[2][3]; enum colour colour; enum large large;
     union either either; struct { long inner; struct list own; }; struct list *list;
     int (*call)(struct all *, size); struct unknown *unknown; volatile const size last; __int128 wide;
-    char tail[];
+    unsigned char bytes[4]; char tail[];
 };
 __attribute__((noipa)) struct list *work(struct all *all, const char *text, size n, double f, ...)
 {
@@ -85,10 +85,12 @@ def test_a_prototype_and_its_types_are_those_of_the_source(program: Path, base: 
         "struct list *list;",
         "const size last;",
         "__int128 wide;",
+        "unsigned char bytes[4];",
         "char tail[];",
         "int (*call)(struct all *, size);",
     ):
         assert member in shown.replace("volatile ", ""), shown
+    assert [btf.type(btf.find(one, Kind.INT)).char for one in ("char", "unsigned char")] == [True, False]  # type: ignore[union-attr]
     assert btf.type(btf.find("colour", Kind.ENUM)).values == (("RED", -1), ("GREEN", 0), ("BLUE", 7))  # type: ignore[union-attr]
     assert btf.type(btf.find("large", Kind.ENUM64)).values[1] == ("LARGE", 1 << 32)  # type: ignore[union-attr]
 
@@ -96,7 +98,20 @@ def test_a_prototype_and_its_types_are_those_of_the_source(program: Path, base: 
 def test_members_lie_where_the_compiler_puts_them(program: Path, base: Btf, tmp_path: Path) -> None:
     btf = _read(program, base)
     all_ = btf.find("all", Kind.STRUCT)
-    names = ("grid", "colour", "large", "either", "inner", "own", "list", "call", "last", "wide", "tail")
+    names = (
+        "grid",
+        "colour",
+        "large",
+        "either",
+        "inner",
+        "own",
+        "list",
+        "call",
+        "last",
+        "wide",
+        "bytes",
+        "tail",
+    )
     lines = "".join(f'printf("%zu ", __builtin_offsetof(struct all, {one}));' for one in names)
     (tmp_path / "at.c").write_text(
         f"#include <stdio.h>\n{SOURCE.replace('main', 'other')}\nint main(void) {{ {lines} }}"

@@ -248,6 +248,35 @@ def test_functions_have_the_names_and_types_of_their_source(shop: str, tmp_path:
     assert main(["list", "-v", f"uprobe:{whole}:price"]) == 0
 
 
+BY_VALUE = """
+struct point { int x, y; }; struct pair { long a; char b; }; struct large { long a[3]; };
+__attribute__((noipa)) struct pair
+make(struct point p, int n, struct pair q, struct large w, long six, struct pair last)
+{ struct pair made = {p.x + n, q.b}; return made; }
+int main(void)
+{
+    struct point p = {3, -4}; struct pair q = {5, 'q'}, last = {11, 'l'}; struct large w = {{7, 8, 9}};
+    return make(p, 1, q, w, 10, last).a - 4;
+}
+"""
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_structures_are_passed_and_returned_by_value(tmp_path: Path) -> None:
+    """In registers, and on the stack."""
+    pytest.importorskip("elftools", reason="pyelftools is not installed")
+    (tmp_path / "own.c").write_text(BY_VALUE)
+    program = str(tmp_path / "own")
+    subprocess.run(["gcc", "-g", "-O1", "-no-pie", "-o", program, tmp_path / "own.c"], check=True)
+    script = f"""uprobe:{program}:make {{ print(args.p); print((args.n, args.q.a, args.six, args.last.b));
+    print(args.w); }} uretprobe:{program}:make {{ print((retval.a, retval.b)); }}"""
+    words = [sys.executable, "-m", "kwire", "-q", "-c", program, "-e", script]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    shown = ["{ .x = 3, .y = -4 }", "(1, 5, 10, 108)", "{ .a = [7,8,9] }", "(4, 113)"]
+    assert run.stdout.splitlines()[:4] == shown, run.stderr
+
+
 CLASSES = """
 struct first { int x; virtual ~first() {} }; struct second { int x; }; struct apart { int shared; };
 struct all : first, second, virtual apart { int own; static int common; int &same; all(int &r) : same(r) {} };
@@ -421,7 +450,8 @@ def test_what_is_wrong_is_said_in_one_line(shop: str, spec: str, says: str) -> N
         ("many", "nowhere", "SHOP has no variable nowhere"),
         ("many", "0xzz", "SHOP has no variable 0xzz"),
         ("many", "watched+x", "SHOP has no variable watched+x"),
-        ("man[y]", "watched", "man[y] is not one place, so how far it is from watched is not known"),
+        ("man[y]", "watched", "how far watched is from man[y] is not known"),
+        ("@shop.c:7", "watched", "how far watched is from 7 is not known"),
     ],
 )
 def test_a_variable_that_is_not_there_is_said(shop: str, place: str, name: str, says: str) -> None:
@@ -429,7 +459,11 @@ def test_a_variable_that_is_not_there_is_said(shop: str, place: str, name: str, 
     from kwire.live.scripts import plan_script
 
     with pytest.raises(LanguageError) as caught:
-        plan_script(read("t", f'uprobe:{shop}:{place} {{ print(uaddr("{name}")); }}'))
+        plan_script(
+            read(
+                "t", f'uprobe:{shop}{place if place[0] == "@" else f":{place}"} {{ print(uaddr("{name}")); }}'
+            )
+        )
     assert [one.message for one in caught.value.diagnostics] == [says.replace("SHOP", shop)]
 
 

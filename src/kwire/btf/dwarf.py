@@ -39,7 +39,7 @@ REFERENCES: Final = {
     "DW_TAG_atomic_type": Kind.CONST,
 }
 SIGNED: Final = (5, 6, 13)  # DW_ATE_signed, signed_char, signed_fixed
-CHARS: Final = (6, 8, 16)  # DW_ATE_signed_char, unsigned_char, UTF
+UTF: Final = 16  # DW_ATE_UTF: char8_t, and larger ones
 BOOLEAN, FLOAT = 2, 4  # DW_ATE_
 TYPES_MOST: Final = 50_000
 """Of a compilation unit that are taken."""
@@ -287,10 +287,8 @@ class _Writer:
     def _base_type(self, name: str, size: int, encoding: int) -> bytes:
         if encoding == FLOAT or size not in (1, 2, 4, 8, 16):
             return self._record(name or "float", Kind.FLOAT, 0, size)
-        told = (encoding in SIGNED) | (
-            name == "char" or (encoding in CHARS and size == 1 and "char" in name)
-        ) << 1
-        bits = (told | (encoding == BOOLEAN) << 2) << 24 | size * 8
+        text = size == 1 and (name == "char" or encoding == UTF)  # numbers are what C calls (un)signed char
+        bits = ((encoding in SIGNED) | text << 1 | (encoding == BOOLEAN) << 2) << 24 | size * 8
         return self._record(name, Kind.INT, 0, size, struct.pack(f"{self._order}I", bits))
 
     def _enumeration(self, entry: Any, name: str, size: int) -> bytes:

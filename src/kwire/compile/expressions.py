@@ -137,6 +137,11 @@ class ExpressionLowering(Builder, ABC):
         return KINDS[self.site.kind].context == "registers"
 
     @property
+    def slotted(self) -> bool:
+        """Whether what the context holds is the arguments of a function, or its result, in slots."""
+        return KINDS[self.site.kind].place in ("function", "user function")
+
+    @property
     def space(self) -> str:
         """Whose memory the stack is in that arguments are passed on."""
         return types.USER if KINDS[self.site.kind].user else types.KERNEL
@@ -300,7 +305,7 @@ class ExpressionLowering(Builder, ABC):
 
     def context_address(self, e: checked.Context) -> Operand:
         """The context's address."""
-        if KINDS[self.site.kind].place == "function":
+        if self.slotted:
             cause = "an argument that is passed by value has no address"
             raise CompileError(self.name, cause, "name the members, and elements by constant indexes")
         return self.function.context
@@ -314,7 +319,7 @@ class ExpressionLowering(Builder, ABC):
 
     def context_int(self, offset: int, size: int) -> Value:
         """An unsigned integer of the context, by aligned loads; of a function's, from its slots."""
-        if KINDS[self.site.kind].place == "function":
+        if self.slotted:
             return self.gather(offset, size, self._of_slot)
         return self.gather(offset, size, lambda at, n: self.load(self.function.context, at, n, pure=True))
 

@@ -193,7 +193,9 @@ def fixed(value: Value) -> Value:
 
 
 def _cut(value: Value) -> Value:
-    """A value as it can be a part of a key."""
+    """A value as it can be a part of a key: texts are cut, arrays of numbers are not texts."""
+    if _array(value) is not None:
+        return value
     text = None if isinstance(value, Literal) else values.as_text(value, TEXT_MOST, value.span)
     if text is None:
         return value
@@ -213,10 +215,9 @@ def _held(title: str, value: Value) -> Held:
         return t.Tuple(tuple(_held(title, one) for one in value.items), value.type.names)
     if isinstance(value, Literal):
         return t.Text(max(len(value.value.encode("utf-8", "surrogateescape")), 1))
-    if isinstance(value, c.ReadBlock) and not t.is_text_array(value.type):
-        array = value.type
-        if isinstance(array, t.Array) and array.length and t.is_scalar(array.element):
-            return array
+    array = _array(value)
+    if array is not None:
+        return array
     text = values.as_text(value, builtins.TEXT_LIMIT, value.span)
     if text is not None:
         return t.Text(max(text.type.limit, 1))
@@ -224,6 +225,14 @@ def _held(title: str, value: Value) -> Held:
         message = f"{t.article(value.type)} in {title} is not supported yet"
         raise TextError(value.span, message)
     return _plain(value.type)
+
+
+def _array(value: Value) -> t.Array | None:
+    """The type of an array of numbers whose length is known; None for what is none."""
+    array = value.type if isinstance(value, c.ReadBlock) else None
+    if not isinstance(array, t.Array) or t.is_text_array(array) or not array.length:
+        return None
+    return array if t.is_scalar(array.element) else None
 
 
 def _together(a: Held, b: Held) -> Held | None:

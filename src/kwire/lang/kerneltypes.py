@@ -213,7 +213,8 @@ class KernelTypes:
             case b.Int():
                 if found.boolean:
                     return t.BOOL
-                return t.Int(found.size, found.signed, "", found.name == "char" or found.char)
+                text = found.size == 1 and (found.name == "char" or found.char)
+                return t.Int(found.size, found.signed, "", text)
             case b.Ptr():
                 target = self._convert(btf, module, found.type, depth + 1)
                 code = isinstance(btf.type(btf.resolve(found.type)), b.FuncProto)

@@ -166,6 +166,8 @@ def _variable(path: str, name: str) -> tuple[int, int] | None:
     """
     from kwire.kernel.elf import Elf
 
+    program, at, _ = path.rpartition("@")  # of the place of a line
+    path = program if at and not os.path.exists(path) else path
     match = _PLACE.fullmatch(name)
     if match is None:
         return None

@@ -132,8 +132,8 @@ def uaddr(low: "Lowering", node: s.Call) -> tree.Expr:
     if there is None:
         raise TextError(node.arguments[0].span, f"{file} has no variable {name}", "see what nm shows")
     if here is None:
-        message = f"{place} is not one place, so how far it is from {name} is not known"
-        raise TextError(node.arguments[0].span, message, "name the function")
+        message = f"how far {name} is from {place} is not known"
+        raise TextError(node.arguments[0].span, message, "name one function, as nm shows it, in the probe")
     words = (tree.String("ip", span),)
     address = tree.Binary(
         "add",
