@@ -191,6 +191,11 @@ def test_what_a_member_cannot_hold_is_refused(type: str, member: str, value: int
     assert kwire.fake(type, {member: -1}) == kwire.fake(type, {member: 15 if "reuse" in member else 0xFFFF})
 
 
+def test_a_member_of_no_size_holds_nothing() -> None:
+    with pytest.raises(KwireError, match=r"bpf_prog\.insnsi: 5 does not fit its 0 bytes"):
+        kwire.fake("struct bpf_prog", {"insnsi": 5})
+
+
 def test_calling_a_probe_says_that_the_kernel_runs_it() -> None:
     with pytest.raises(KwireError, match="compiled for the kernel"):
         connect(1)
