@@ -248,6 +248,22 @@ def test_functions_have_the_names_and_types_of_their_source(shop: str, tmp_path:
     assert main(["list", "-v", f"uprobe:{whole}:price"]) == 0
 
 
+@pytest.mark.native
+def test_a_return_is_probed_from_the_beginning_of_its_function(shop: str) -> None:
+    """Elsewhere the kernel changes what it takes for an address to return to: the program would die."""
+    from kwire.live.planner import make_plan
+
+    [price] = binaries.binary(shop).functions["price"]
+    assert len(make_plan([f"uretprobe:{shop}:{price.address:#x}"]).schemas) == 1
+    for place, says in (
+        (f":0{price.address + 4}", f"and this is inside price; write uretprobe:{shop}:price"),
+        ("@shop.c:7", "no line returns; name the function"),
+    ):
+        with pytest.raises(KwireError) as caught:
+            make_plan([f"uretprobe:{shop}{place}"])
+        assert str(caught.value).endswith(says)
+
+
 BY_VALUE = """
 struct point { int x, y; }; struct pair { long a; char b; }; struct large { long a[3]; };
 __attribute__((noipa)) struct pair

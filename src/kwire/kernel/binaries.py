@@ -256,6 +256,10 @@ def _functions(kind: str, path: str, file: Binary, name: str, several: bool) -> 
         chosen = {one: [symbol for symbol in file.functions[one] if symbol.kind == "func"] for one in names}
         return [Target(kind, path, one, len(symbols)) for one, symbols in chosen.items() if symbols]
     if _ADDRESS.fullmatch(name):
+        within = _within(file, _address(name)) if KINDS[kind].result else ""
+        if within:  # the kernel would take what is on the stack there for the address to return to
+            cause = f"a return is probed from the beginning of the function, and this is inside {within}"
+            raise CatalogError(kind, f"{path}:{name}", cause, cure=f"write {kind}:{path}:{within}")
         return [Target(kind, path, name)]
     symbols = [symbol for symbol in file.functions.get(name, ()) if symbol.kind in PROBED]
     if symbols:
@@ -269,6 +273,23 @@ def _functions(kind: str, path: str, file: Binary, name: str, several: bool) -> 
     cause = "it has no such function" if file.functions else "it has no symbols"
     cure = "" if file.functions else "give an address, 0x…"
     raise CatalogError(kind, f"{path}:{name}", cause, nearest(name, file.functions, 3), cure)
+
+
+def _address(name: str) -> int:
+    """The address that is written as one."""
+    return int(name, 16 if name[:2] in ("0x", "0X") else 10)
+
+
+def _within(file: Binary, address: int) -> str:
+    """The function that an address is inside, behind its beginning; empty where none is known."""
+    found = ""
+    for name, symbols in file.functions.items():
+        for one in symbols:
+            if one.address == address:
+                return ""
+            if one.address < address < one.address + one.size:
+                found = name
+    return found
 
 
 def _marks(kind: str, path: str, file: Binary, name: str, several: bool) -> list[Target]:
@@ -306,7 +327,7 @@ def places(target: Target, offset: int = 0) -> tuple[FilePlace, ...]:
         )
     symbols = [one for one in file.functions.get(name, ()) if one.kind in PROBED]
     if not symbols:
-        return (file.place(target.group, int(name, 16 if name[:2] in ("0x", "0X") else 10) + offset),)
+        return (file.place(target.group, _address(name) + offset),)
     for one in symbols:
         if offset and offset >= one.size:
             cause = f"{name} has {one.size} bytes" if one.size else f"how long {name} is is not known"

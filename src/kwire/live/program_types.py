@@ -14,12 +14,15 @@ from kwire.btf.store import Kernel
 from kwire.kernel.binaries import binary, files
 from kwire.kernel.targets import CatalogError, Target
 from kwire.kernel.usersyms import debug_file
+from kwire.kinds import KINDS
 
 
 def types_of(target: Target, kernel: Kernel, folders: Sequence[str] = ()) -> Btf:
     """The types of a function of a program, as BTF behind the kernel's; `folders`: where debugging
     information is looked for, too. Raises BtfLookupError, ElfError.
     """
+    if target.name[:1].isdigit():  # an address
+        raise BtfLookupError(target.group, target.name, "only a function by its name has arguments by theirs")
     symbols = binary(target.group).functions.get(target.name)
     if not symbols:
         raise BtfLookupError(target.group, target.name, "no function of this name is there")
@@ -36,11 +39,19 @@ def at_line(
     program, _, source = file.rpartition("@")
     if not program or not line.isdecimal() or os.path.exists(file):
         return None
+    if KINDS[kind].result:
+        raise CatalogError(kind, f"{file}:{line}", "no line returns", cure="name the function")
     from kwire.btf.dwarf import line_addresses
 
-    [path, *_] = files(program, pids)
-    try:
-        found = line_addresses(debug_file(path, folders), source, int(line))
-    except BtfLookupError as error:
-        raise CatalogError(kind, f"{file}:{line}", error.cause, cure=error.cure) from None
-    return [Target(kind, path, hex(address)) for address in found]
+    found: list[Target] = []
+    first: BtfLookupError | None = None
+    for path in files(program, pids):
+        try:
+            addresses = line_addresses(debug_file(path, folders), source, int(line))
+        except BtfLookupError as error:
+            first = first or error
+        else:
+            found += [Target(kind, path, hex(address)) for address in addresses]
+    if first is not None and not found:
+        raise CatalogError(kind, f"{file}:{line}", first.cause, cure=first.cure)
+    return found
