@@ -249,7 +249,8 @@ class Body(ExpressionChecker):
                 raise UnknownError(span)
             value = self.scope.parameters.get(name)
             return None if value is None else value.replace(span=span)
-        return self._local(self.scope.prefix + name, name, span)
+        shown = name.partition(".")[0] if name.startswith("$") else name  # which of several in a script
+        return self._local(self.scope.prefix + name, shown, span)
 
     def _local(self, name: str, shown: str, span: Span) -> Value:
         """The value of a local."""

@@ -345,6 +345,8 @@ WRONG = [
      "1:23-40: the max of a histogram is above its min, and 1 is not above 5"),
     ("@x = tseries(1, 0, 5)",
      "1:23-39: the interval of a series is a duration that is written, as 100ms; tseries(n, 1s, 20)"),
+    ("if pid { let $x = 1 } let $x : uint8[4]; if pid { $x = (uint8[4])(uint32)1 } print($x)",
+     "1:101-103: $x may have no value here; assign it on every path before"),
     ("let $x : uint8[4]; print($x)", "1:43-45: $x has no value here; assign it before"),
     ("let $x : struct sock; print($x.__sk_common.skc_family)",
      "1:46-48: $x has no value here; assign it before"),
