@@ -330,6 +330,6 @@ def places(target: Target, offset: int = 0) -> tuple[FilePlace, ...]:
         return (file.place(target.group, _address(name) + offset),)
     for one in symbols:
         if offset and offset >= one.size:
-            cause = f"{name} has {one.size} bytes" if one.size else f"how long {name} is is not known"
+            cause = f"{name} has {one.size} bytes" if one.size else f"the length of {name} is not known"
             raise KwireError("probe", f"{target.group}:{name}+{offset}", cause, "give an offset within it")
     return tuple(dict.fromkeys(file.place(target.group, one.address + offset) for one in symbols))
