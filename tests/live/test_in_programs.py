@@ -217,7 +217,9 @@ uretprobe:SHOP:price { print((int64)retval); }
 
 @pytest.mark.native
 @pytest.mark.needs("uprobe")
-def test_functions_have_the_names_and_types_of_their_source(shop: str, tmp_path: Path) -> None:
+def test_functions_have_the_names_and_types_of_their_source(
+    shop: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("elftools", reason="pyelftools is not installed")
     whole, bare, apart = (str(tmp_path / name) for name in ("whole", "bare", "apart"))
     source = str(Path(shop).with_name("shop.c"))
@@ -246,6 +248,7 @@ def test_functions_have_the_names_and_types_of_their_source(shop: str, tmp_path:
     )
     assert "HINT: it has no debugging information about this function" in run.stderr
     assert main(["list", "-v", f"uprobe:{whole}:price"]) == 0
+    assert capsys.readouterr().out == f"uprobe:{whole}:price\n    struct item *item\n    int count\n"
 
 
 @pytest.mark.native
