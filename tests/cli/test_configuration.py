@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import signal
 import socket
@@ -21,7 +22,7 @@ from site_of_one import events, schema
 from kwire.agent.spool import begin
 from kwire.cli import configuration
 from kwire.cli.configuration import options, parse
-from kwire.cli.main import parser_of
+from kwire.cli.main import main, parser_of
 from kwire.errors import KwireError
 from kwire.transport.certs import make_certs
 from kwire.transport.tls import TlsOptions, client_context
@@ -226,6 +227,28 @@ def test_check(verb: str, text: str, told: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file.toml"]
 
 
+@pytest.mark.parametrize(
+    ("text", "module", "told"),
+    [
+        ('metrics = ":17801"', "prometheus_client", "prometheus-client is not installed"),
+        ('parquet = "lake"', "pyarrow", "pyarrow is not installed"),
+        ('from = ["nats://127.0.0.1"]', "nats.aio.client", "nats-py is not installed"),
+    ],
+)
+def test_check_finds_what_is_not_installed(
+    text: str,
+    module: str,
+    told: str,
+    file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file.write_text(f'listen = ["unix:/x/s"]\n{text}\n')
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["collect", "--config", str(file), "--check"]) == 1
+    assert told in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------------- SIGHUP
 
 
@@ -289,7 +312,9 @@ def scraped(path: Path) -> str:
 
 
 def test_sighup_reads_it_again(running: Any, tmp_path: Path) -> None:
-    own = f'listen = ["unix:{tmp_path}/s"]\nfolder = "in"\nmetrics = "unix:{tmp_path}/metrics"\n'
+    own = (
+        f'listen = ["unix:{tmp_path}/s"]\nfolder = "in"\nmetrics = "unix:{tmp_path}/metrics"\nlog = "json"\n'
+    )
     collector = running(own)
     old = tmp_path / "in" / "host-20200101-000000.pcapng"
     captured = ROOT / "tests" / "data"
@@ -299,11 +324,13 @@ def test_sighup_reads_it_again(running: Any, tmp_path: Path) -> None:
         own + 'kep = "7d"\n', "there is no key 'kep'; did you mean keep?; what was configured before stays"
     )
     assert old.exists()
-    collector.hup(own + 'keep = "7d"\n', "is read again, certificates too\n")
+    collector.hup(own + 'keep = "7d"\n', 'is read again, certificates too"')
     until(lambda: not old.exists())
     assert "kwire_removed_files_total 1.0" in scraped(tmp_path / "metrics")
     collector.hup(own + "sync = true\n", "is read again, certificates too; restart for the new sync")
     assert collector.close() == 0
+    told = [json.loads(line) for line in collector.said().splitlines() if line.startswith('{"time"')]
+    assert [line["level"] for line in told if "stays in force" in line["message"]] == ["warning"]
     assert "Traceback" not in collector.said()
 
 

@@ -125,6 +125,9 @@ def test_the_last_error_is_a_line_of_the_same_form(start: Callable[..., Verb], t
     [line] = verb.told
     assert (line["event"], line["level"]) == ("error", "error")
     assert "file" in line["message"]
+    nobody = start("collect", "--log", "json")
+    assert nobody.process.wait(30) == 1
+    assert [(line["event"], "from whom?" in line["message"]) for line in nobody.told] == [("error", True)]
 
 
 def test_levels_leave_out_what_matters_less(start: Callable[..., Verb], tmp_path: Path) -> None:

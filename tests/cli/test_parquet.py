@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from said import Said
+from site_of_one import Site
 from tests.collector.test_collect_command import Commands, stored, until
+from tests.collector.test_retention import delivered
 
+from kwire.cli.parquet import Feeder, LakeProcess
 from kwire.errors import KwireError
 
 pytest.importorskip("pyarrow")
@@ -25,6 +31,17 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    for connector in site.connectors:
+        connector.close()
+        connector.peer.detach("the test is over")
+    site.listener.close()
+    site.loop.close()
 
 
 def in_lake(path: Path) -> Counter[int]:
@@ -89,6 +106,56 @@ def test_what_cannot_be_added_is_said_and_kept(commands: Commands) -> None:
     assert broken.exists()
 
 
+class Played:
+    """The process that makes Parquet, played by the test."""
+
+    def __init__(self) -> None:
+        self.path = "lake"
+        self.socket, self._theirs = socket.socketpair()
+        self._asked = self._theirs.makefile("rw")
+
+    def answer(self, answer: dict[str, Any]) -> str:
+        """Take what is asked, and answer; which capture it was."""
+        path, _ = json.loads(self._asked.readline())
+        self._asked.write(json.dumps(answer) + "\n")
+        self._asked.flush()
+        return str(path)
+
+    def kill(self) -> None:
+        self._asked.close()
+        self._theirs.close()
+
+    def wait(self) -> None:
+        self.socket.close()
+
+
+def test_one_that_cannot_be_added_is_not_forgotten_for_the_next(site: Site) -> None:
+    """Nor does the end of the process end the collector."""
+    site.open()
+    for host in ("one", "two"):
+        delivered(site, host)
+    process, said = Played(), Said()
+    feeder = Feeder(site.loop, site.collector.storage, cast("LakeProcess", process), said)
+    feeder.begin()
+    site.until(lambda: feeder._asked)
+    failed = process.answer({"error": "add it: it is damaged"})
+    site.until(lambda: said)
+    added = process.answer({"events": 100, "new": True, "said": []})
+    site.until(lambda: feeder.captures)
+    assert (feeder.needs(failed), feeder.needs(added)) == (True, False)
+    assert feeder.summary() == {
+        "path": "lake",
+        "captures": 1,
+        "events": 100,
+        "trouble": "add it: it is damaged",
+    }
+    process.kill()
+    feeder.finish()
+    assert "has ended" in feeder.trouble
+    assert said.events == ["disk", "failure"]
+    site.close()
+
+
 @pytest.mark.parametrize(
     ("lake", "says"),
     [
@@ -115,8 +182,6 @@ def _collect() -> list[str]:
 
 
 def test_without_pyarrow_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kwire.cli.parquet import LakeProcess
-
     find: Callable[..., Any] = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name))
     with pytest.raises(KwireError, match=r"pyarrow is not installed; pip install 'kwire\[query\]'"):

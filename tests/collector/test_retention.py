@@ -31,7 +31,7 @@ ROTATED = 256 << 10
 
 def looked(site: Site, keep: Keep, **hooks: Callable[[str], bool]) -> Retention:
     """One round."""
-    looker = Retention(site.loop, site.collector.storage, keep, site.said.append)
+    looker = Retention(site.loop, site.collector.storage, keep, site.said)
     looker.needed += hooks.values()
     for _ in looker._work():
         pass
@@ -292,13 +292,14 @@ def test_what_cannot_be_removed_is_said_once(site: Site, monkeypatch: pytest.Mon
     def refuse(path: str) -> None:
         raise PermissionError(1, "Operation not permitted", path)
 
-    looker = Retention(site.loop, site.collector.storage, Keep(DAY), site.said.append)
+    looker = Retention(site.loop, site.collector.storage, Keep(DAY), site.said)
     with monkeypatch.context() as broken:
         broken.setattr(os, "unlink", refuse)
         for _ in range(2):
             for _ in looker._work():
                 pass
     assert len([line for line in site.said if "removing old captures" in line]) == 1
+    assert site.said.events[-1] == "disk"
     assert "Operation not permitted" in looker.trouble
     for _ in looker._work():
         pass
@@ -310,7 +311,7 @@ def test_a_folder_that_is_gone_is_no_end(site: Site) -> None:
     """The loop's own rounds: one that fails is said, and the next one comes."""
     site.open()
     delivered(site, "host")
-    looker = Retention(site.loop, site.collector.storage, Keep(DAY), site.said.append)
+    looker = Retention(site.loop, site.collector.storage, Keep(DAY), site.said)
     looker._folder = str(site.path / "nowhere")
     looker.begin()
     assert "No such file" in looker.trouble

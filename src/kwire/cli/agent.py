@@ -141,10 +141,7 @@ def _check(args: argparse.Namespace) -> int:
     from kwire.agent import policy
 
     session_settings(args, Settings(memory=args.memory))
-    if args.metrics is not None:
-        from kwire.metrics.endpoint import metrics_address
-
-        metrics_address(args.metrics)
+    metrics.check_served(args)
     if args.listen is not None:
         address: Address | BrokerAddress = _listening(args)
         policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)

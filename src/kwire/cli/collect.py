@@ -18,6 +18,7 @@ from kwire.cli.lines import say, tell
 from kwire.cli.network import (
     broker,
     broker_login,
+    check_broker,
     check_certificates,
     check_folder,
     session_settings,
@@ -280,7 +281,7 @@ class Run:
             keep, hosts = _keep(new), load_hosts(new.hosts) if new.hosts else Hosts()
             changes = self._secrets(new)
         except KwireError as error:
-            self._write(f"{error}; what was configured before stays in force")
+            self._write(f"{error}; what was configured before stays in force", "configuration")
             return
         self.hosts.replace(hosts)
         for change in changes:
@@ -416,13 +417,13 @@ class Run:
 
 def run(args: argparse.Namespace) -> int:
     """Collect; the exit status."""
+    log.begin(args, "collect")
     if args.install is not None:
         return services.run_install(services.COLLECT, args.install)
     if not args.listen and not args.origins:
         raise KwireError("collect", "", "from whom?", "name an address with --listen or --from")
     if args.group is not None and not any(map(is_broker, args.origins)):
         raise KwireError("collect", "", "--group is for brokers", "name one with --from nats://HOST")
-    log.begin(args, "collect")
     if args.check:
         return _check(args)
     allow_descriptors()
@@ -455,12 +456,12 @@ def _check(args: argparse.Namespace) -> int:
     _one_place(args)
     if args.hosts:
         load_hosts(args.hosts)
-    if args.metrics is not None:
-        from kwire.metrics.endpoint import metrics_address
-
-        metrics_address(args.metrics)
+    metrics.check_served(args)
     check_folder(_folder(args))
     if args.parquet is not None:
+        from kwire.cli.parquet import check_library
+
+        check_library()
         _lake_apart(args)
         check_folder(args.parquet)
     brokers = [text for text in args.origins if is_broker(text)]
@@ -469,7 +470,7 @@ def _check(args: argparse.Namespace) -> int:
         name = brokers[-1].rpartition("@")[2]
         raise KwireError("collect from", name, cause, "use -w, and a collector each")
     for text in brokers:
-        broker_login(args, text)
+        check_broker(args, text)
     addresses = [(parse(text), True) for text in args.listen]
     addresses += [(parse(text), False) for text in args.origins if not is_broker(text)]
     for address, _ in addresses:

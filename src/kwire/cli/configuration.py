@@ -22,9 +22,8 @@ LEFT_OUT: Final = frozenset({"help", "config", "check", "install", "make_certs"}
 MOST: Final = 1 << 20
 """Bytes of a file."""
 
-_ALONE: Final = frozenset(
-    {"config", "check", "install", "verbose", "json"}
-)  # beside which a file is looked for
+#: Arguments beside which a file is looked for.
+_ALONE: Final = frozenset({"config", "check", "install", "verbose", "json"})
 _PLACE = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
 
 
@@ -109,10 +108,8 @@ def _given(parser: argparse.ArgumentParser, words: Sequence[str]) -> dict[str, A
     """What the command line says, without defaults; nothing is required of it."""
     actions = list(parser._actions)
     defaults = [action.default for action in actions]
-    others, groups = (
-        dict(parser._defaults),
-        [each for each in parser._mutually_exclusive_groups if each.required],
-    )
+    others = dict(parser._defaults)
+    groups = [each for each in parser._mutually_exclusive_groups if each.required]
     for action in actions:
         action.default = argparse.SUPPRESS
     parser._defaults.clear()
@@ -139,7 +136,7 @@ def _joined(parser: argparse.ArgumentParser, given: Mapping[str, Any], path: str
     args = argparse.Namespace(**{a.dest: a.default for a in parser._actions if a.dest != "help"})
     for dest, value in {**parser._defaults, **found, **given}.items():
         setattr(args, dest, value)
-    if args.probes is None if hasattr(args, "probes") else False:
+    if getattr(args, "probes", []) is None:
         args.probes = []
     args.config = path
     for group in parser._mutually_exclusive_groups:

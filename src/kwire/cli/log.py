@@ -10,13 +10,12 @@ import argparse
 
 from kwire.cli import lines
 from kwire.hints import TYPE_CHECKING
+from kwire.transport.life import LEVELS
 
 if TYPE_CHECKING:
     from kwire.transport.life import Say
     from kwire.transport.loop import Loop
     from kwire.transport.rate_limited_log import RateLimitedLog
-
-LEVELS = ("debug", "info", "warning", "error")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

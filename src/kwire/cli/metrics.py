@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kwire.live.recorder import Recorder
     from kwire.metrics.exposition import Source
     from kwire.metrics.table import Sample
+    from kwire.transport.address import Address
     from kwire.transport.loop import Loop
 
 
@@ -46,17 +47,17 @@ class Served:
     def __init__(
         self, args: argparse.Namespace, loop: Loop, verb: str, recorder: Recorder | None = None
     ) -> None:
-        from kwire.metrics.endpoint import Endpoint, metrics_address
-        from kwire.metrics.exposition import check_library
+        from kwire.metrics.endpoint import Endpoint
 
-        check_library()
+        address = check_served(args)
+        assert address is not None  # --metrics was given
         self._verb = verb
         self._maps: MapMetrics | None = None
         if recorder is not None and args.metrics_maps is not None:
             from kwire.agent.map_metrics import MapMetrics, load
 
             self._maps = MapMetrics(load(args.metrics_maps), recorder)
-        self._endpoint = Endpoint(loop, metrics_address(args.metrics))
+        self._endpoint = Endpoint(loop, address)
 
     def begin(self, source: Source, ready: Callable[[], str]) -> None:
         """Serve."""
@@ -157,6 +158,19 @@ def check(args: argparse.Namespace) -> None:
     from kwire.agent.map_metrics import load
 
     load(args.metrics_maps)
+
+
+def check_served(args: argparse.Namespace) -> Address | None:
+    """Where `--metrics` serves; None without it. Raises KwireError where that is no address, or the library
+    is missing.
+    """
+    if args.metrics is None:
+        return None
+    from kwire.metrics.endpoint import metrics_address
+    from kwire.metrics.exposition import check_library
+
+    check_library()
+    return metrics_address(args.metrics)
 
 
 def not_elsewhere(args: argparse.Namespace) -> None:

@@ -105,7 +105,14 @@ def check_certificates(
 
             (server_context if listens else client_context)(tls_options(args))
         elif address.kind == "nats" and broker is not None:
-            broker_login(args, broker)
+            check_broker(args, broker)
+
+
+def check_broker(args: argparse.Namespace, text: str) -> None:
+    """Read the secrets that a broker takes, and see whether its client is installed. Raises KwireError."""
+    from kwire.broker.client import load
+
+    load(broker_login(args, text)[1])
 
 
 def check_folder(path: str | None) -> None:

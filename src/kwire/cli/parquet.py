@@ -13,14 +13,16 @@ import os
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from kwire.collector.finished import Finished, FinishedCapture
 from kwire.collector.storage import Storage
 from kwire.errors import KwireError
 from kwire.lake.place import Lake, reason
+from kwire.transport.life import Say
 from kwire.transport.loop import READ, Loop
+from kwire.transport.rate_limited_log import Recurring
 
 LOOK: Final = 2.0
 """Seconds between two looks at the folder."""
@@ -28,6 +30,7 @@ LOOK: Final = 2.0
 AGAIN: Final = 60.0
 """Seconds after which what could not be added is tried again."""
 
+ENDED: Final = "the process that makes Parquet has ended: what is finished waits for the next start"
 NICE: Final = 10
 IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
@@ -41,11 +44,7 @@ class LakeProcess:
 
     def __init__(self, path: str, folder: str) -> None:
         """`folder`: where the captures are."""
-        import importlib.util
-
-        if importlib.util.find_spec("pyarrow") is None:
-            cure = "pip install 'kwire[query]'"
-            raise KwireError("collect", "--parquet", "pyarrow is not installed", cure)
+        check_library()
         self.path = Lake(path, make=True).path
         self.socket, theirs = socket.socketpair()
         try:
@@ -71,22 +70,29 @@ class LakeProcess:
         self.socket.close()
 
 
+def check_library() -> None:
+    """Raise KwireError where pyarrow is missing."""
+    import importlib.util
+
+    if importlib.util.find_spec("pyarrow") is None:
+        cure = "pip install 'kwire[query]'"
+        raise KwireError("collect", "--parquet", "pyarrow is not installed", cure)
+
+
 class Feeder:
     """Has the process add what is finished; `needs` says what it has not added yet.
 
-    `captures`, `events`: what it has added; `trouble`: why something cannot be added, empty where nothing is.
+    `captures`, `events`: what it has added.
     """
 
-    def __init__(
-        self, loop: Loop, storage: Storage, process: LakeProcess, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, loop: Loop, storage: Storage, process: LakeProcess, say: Say) -> None:
         self.captures = self.events = 0
-        self.trouble = ""
         self._loop, self._process, self._say = loop, process, say
+        self._troubles = Recurring(loop.now, say)
         self._finished = Finished(storage)
         self._round: Iterator[FinishedCapture | None] | None = None
         self._added: dict[str, tuple[int, bool]] = {}  # by path: its bytes then, whether it was settled
-        self._failed: dict[str, float] = {}  # by path: when it is tried again
+        self._failed: dict[str, tuple[float, str]] = {}  # by path: when it is tried again, what was wrong
         self._queue: deque[FinishedCapture] = deque()
         self._asked: FinishedCapture | None = None
         self._answer = b""
@@ -96,6 +102,11 @@ class Feeder:
         """Look at the folder, now and then."""
         self._loop.add(self._process.socket.fileno(), READ, lambda mask: self._read())
         self._turn()
+
+    @property
+    def trouble(self) -> str:
+        """Why a capture is not in the lake that should be; empty where there is none."""
+        return ENDED if self._gone else next((text for _, text in self._failed.values()), "")
 
     def needs(self, path: str) -> bool:
         """Whether a capture is not in the lake, as it is now."""
@@ -109,9 +120,10 @@ class Feeder:
         self._round = None
         while self._asked is not None and not self._gone:
             self._read()
-        self._failed.clear()
+        self._failed.clear()  # each is tried once more
         self._queue.clear()
-        self._queue.extend(one for one in self._finished.look() if one is not None and self._is_new(one))
+        with contextlib.suppress(OSError):  # the folder is gone
+            self._queue.extend(one for one in self._finished.look() if one is not None and self._is_new(one))
         while self._queue and not self._gone:
             self._ask()
             while self._asked is not None and not self._gone:
@@ -139,7 +151,7 @@ class Feeder:
         self._loop.at(self._loop.now() + seconds, self._turn)
 
     def _is_new(self, one: FinishedCapture) -> bool:
-        if self._failed.get(one.path, 0.0) > self._loop.now():
+        if one.path in self._failed and self._failed[one.path][0] > self._loop.now():
             return False
         return one != self._asked and self._added.get(one.path) != (one.size, one.settled)
 
@@ -147,7 +159,9 @@ class Feeder:
         """Ask for the next one, unless the last is not answered."""
         if self._asked is None and self._queue and not self._gone:
             self._asked = self._queue.popleft()
-            self._process.socket.sendall(json.dumps([self._asked.path, self._asked.settled]).encode() + b"\n")
+            with contextlib.suppress(OSError):  # it has ended: `_read` sees that
+                asked = json.dumps([self._asked.path, self._asked.settled])
+                self._process.socket.sendall(asked.encode() + b"\n")
 
     def _read(self) -> None:
         """Take what the process says."""
@@ -158,9 +172,7 @@ class Feeder:
         if not some:
             self._gone, self._asked = True, None
             self._loop.remove(self._process.socket.fileno())
-            self._troubled(
-                "the process that makes Parquet has ended: what is finished waits for the next start"
-            )
+            self._say(ENDED, "failure")
             return
         self._answer += some
         while b"\n" in self._answer:
@@ -172,21 +184,15 @@ class Feeder:
         asked, self._asked = self._asked, None
         assert asked is not None  # it answers, once
         if "error" in answer:
-            self._failed[asked.path] = self._loop.now() + AGAIN
-            self._troubled(answer["error"])
+            self._failed[asked.path] = self._loop.now() + AGAIN, answer["error"]
+            self._troubles.say(answer["error"], "disk")
             return
-        self.trouble = ""
+        self._failed.pop(asked.path, None)
         self._added[asked.path] = asked.size, asked.settled
         self.captures += answer["new"]
         self.events += answer["events"] if answer["new"] else 0
         for text in answer["said"]:
             self._say(text)
-
-    def _troubled(self, text: str) -> None:
-        """Say what is wrong, once."""
-        if text != self.trouble:
-            self._say(text)
-        self.trouble = text
 
     def summary(self) -> dict[str, Any]:
         """What was added by now."""

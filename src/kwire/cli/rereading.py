@@ -62,9 +62,8 @@ class Rereader:
         data, files, _, _ = socket.recv_fds(self._ours, MOST, 3)
         try:
             if not data:
-                say(
-                    "the process that reads the configuration has ended: restart the agent to change anything"
-                )
+                ended = "the process that reads the configuration has ended"
+                say(f"{ended}: restart the agent to change anything", "failure")
                 if self._loop is not None:
                     self._loop.remove(self._ours.fileno())
                 self._ours.close()
@@ -75,7 +74,7 @@ class Rereader:
             if files:
                 self._renew(self._context(*(f"/proc/self/fd/{file}" for file in files)))
         except (KwireError, _Unchanged) as error:
-            say(f"{error}; what was configured before stays in force")
+            say(f"{error}; what was configured before stays in force", "configuration")
             return
         finally:
             for file in files:

@@ -20,6 +20,7 @@ from kwire.capture.removed import Removed, read_ledger, write_ledger
 from kwire.collector.checkpoint import CheckpointError
 from kwire.collector.collected_session import CaptureTarget
 from kwire.collector.storage import Storage
+from kwire.transport.life import Say
 from kwire.transport.loop import Loop, Timer
 from kwire.words import human_size, plural
 
@@ -62,7 +63,7 @@ class _File(NamedTuple):
 class Retention:
     """Looks at the folder of a storage now and then. `begin` starts it; `stop` ends it."""
 
-    def __init__(self, loop: Loop, storage: Storage, keep: Keep, say: Callable[[str], None]) -> None:
+    def __init__(self, loop: Loop, storage: Storage, keep: Keep, say: Say) -> None:
         self.keep = keep
         """May be changed at any time."""
         self.needed: list[Callable[[str], bool]] = []
@@ -107,7 +108,7 @@ class Retention:
     def _troubled(self, problem: str) -> None:
         """Say what is wrong, once."""
         if problem and problem != self.trouble:
-            self._say(f"removing old captures: {problem}")
+            self._say(f"removing old captures: {problem}", "disk")
         self.trouble = problem
 
     # ------------------------------------------------------------------ a round

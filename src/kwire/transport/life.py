@@ -35,6 +35,9 @@ EVENTS: Final[dict[str, Event]] = {
     "unreachable": Event("warning", "a connection did not come about, or was lost; it is tried again"),
     "session_lost": Event("warning", "a session has no connection; it may be taken up again"),
     "session_anew": Event("warning", "a session could not be taken up again: another one begins"),
+    "configuration": Event(
+        "warning", "a configuration that is read again is wrong: the one before is in force"
+    ),
     "peer": Event("warning", "the other side broke the protocol, or says that we did"),
     "held_back": Event("warning", "lines were held back, and how many"),
     "listening": Event("info", "where somebody may connect"),
