@@ -14,6 +14,8 @@ import pytest
 from brokers import Server, ask, free_ports, init, messages, needed, wait_for
 from fault_judge import look_into
 
+from kwire.cli.main import main
+
 SCENARIOS = Path(__file__).with_name("fleet_scenarios.py")
 ONE_SERVER, CLUSTER = "7,9,11,12", "5"
 """Seeds of scenarios in the gate; docs/testing.md says how to play more."""
@@ -160,6 +162,26 @@ def test_what_cannot_be_collected_so_is_refused(more: list[str], why: str, tmp_p
     assert done.returncode == 1
     assert why in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["compact", "lake", "--age", "7d"], "fleet compact lake: --age goes with init"),
+        (
+            ["status", "nats://a:secret@127.0.0.1:1", "--size", "1G"],
+            "127.0.0.1:1: --size goes with init and compact",
+        ),
+        (["init", "nats://127.0.0.1:1", "--all"], "--all goes with status"),
+    ],
+)
+def test_options_that_nothing_would_come_of_are_refused(
+    words: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fleet", *words]) == 1
+    said = capsys.readouterr().err
+    assert why in said
+    assert "secret" not in said
 
 
 def test_a_message_that_is_none_of_ours_is_told_and_left(server: Server, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from kwire.agent.spool import begin
 from kwire.cli import configuration
 from kwire.cli.configuration import options, parse
 from kwire.cli.main import main, parser_of
+from kwire.cli.rereading import _copy
 from kwire.errors import KwireError
 from kwire.transport.certs import make_certs
 from kwire.transport.tls import TlsOptions, client_context
@@ -332,6 +333,15 @@ def test_sighup_reads_it_again(running: Any, tmp_path: Path) -> None:
     told = [json.loads(line) for line in collector.said().splitlines() if line.startswith('{"time"')]
     assert [line["level"] for line in told if "stays in force" in line["message"]] == ["warning"]
     assert "Traceback" not in collector.said()
+
+
+def test_a_large_file_of_certificates_is_handed_over_whole(file: Path) -> None:
+    """A CA file may be that of a whole system."""
+    file.write_bytes(os.urandom(300_000))
+    copy = _copy(str(file), os.geteuid(), os.getegid())
+    with open(copy, "rb") as handed:
+        handed.seek(0)
+        assert handed.read() == file.read_bytes()
 
 
 @pytest.mark.parametrize("verb", ["collect", "agent"])

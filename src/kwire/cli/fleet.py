@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from kwire.cli import values
 from kwire.cli.lines import tell
@@ -54,6 +54,16 @@ examples:
 """
 
 
+GOES_WITH: Final = {
+    "replicas": ("init",),
+    "age": ("init",),
+    "size": ("init", "compact"),
+    "discard": ("init",),
+    "all": ("status",),
+}
+"""Options → what they are for; elsewhere they are refused, as nothing would come of them."""
+
+
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the verb's arguments."""
     parser.epilog = EPILOG
@@ -92,6 +102,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what the arguments say."""
+    for option, those in GOES_WITH.items():
+        if getattr(args, option) and args.what not in those:
+            cause = f"--{option} goes with {' and '.join(those)}"
+            raise KwireError(f"fleet {args.what}", args.address.rpartition("@")[2], cause, "leave it out")
     if args.what == "compact":
         return _compact(args)
     return _with(args, _init if args.what == "init" else _status)

@@ -9,6 +9,7 @@ may read.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -27,7 +28,7 @@ AT_ONCE = frozenset({"tls-cert", "tls-key", "tls-ca"})
 """Keys of the configuration file that SIGHUP changes; for others the agent is started again."""
 
 MOST = 1 << 16
-"""Bytes of an answer, and of a certificate."""
+"""Bytes of an answer."""
 
 
 class Rereader:
@@ -134,10 +135,9 @@ class _Unchanged(Exception):  # noqa: N818  # it is told, and no error of ours
 
 def _copy(path: str, user: int, group: int) -> int:
     """A file in memory with what a file has, for one user alone."""
-    with open(path, "rb") as file:
-        data = file.read(MOST)
     copy = os.memfd_create("kwire", os.MFD_CLOEXEC)
-    os.write(copy, data)
+    with open(path, "rb") as file, open(copy, "wb", closefd=False) as out:
+        shutil.copyfileobj(file, out)
     os.fchmod(copy, 0o400)
     if (user, group) != (os.geteuid(), os.getegid()):
         os.fchown(copy, user, group)
