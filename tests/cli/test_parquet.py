@@ -37,11 +37,7 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     yield site
-    for connector in site.connectors:
-        connector.close()
-        connector.peer.detach("the test is over")
-    site.listener.close()
-    site.loop.close()
+    site.end()
 
 
 def in_lake(path: Path) -> Counter[int]:

@@ -151,11 +151,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     site = Site(tmp_path)
     site.loop.report = site.said_of_failures
     yield site
-    for connector in site.connectors:
-        connector.close()
-        connector.peer.detach("the test is over")
-    site.listener.close()
-    site.loop.close()
+    site.end()
 
 
 def cut(peer: Peer) -> None:

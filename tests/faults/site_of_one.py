@@ -140,6 +140,14 @@ class Site:
             self.collector.stop()
         self.collector.place.folder.close()
 
+    def end(self) -> None:
+        """The test is over: free everything."""
+        for connector in self.connectors:
+            connector.close()
+            connector.peer.detach("the test is over")
+        self.listener.close()
+        self.loop.close()
+
     def connect(self, source: Source, address: Address | None = None, **more: Any) -> Connector:
         session = source.make(datagrams=(address or self.address).datagrams, **more)
         once = [session]

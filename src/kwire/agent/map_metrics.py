@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from kwire import toml
 from kwire.errors import KwireError
 from kwire.live.recorder import Recorder
 from kwire.metrics.table import COUNTER, GAUGE, HISTOGRAM, SUMMARY, Buckets, Metric, Sample, Summed
@@ -106,15 +107,7 @@ class Wanted(NamedTuple):
 
 def load(path: str) -> list[Wanted]:
     """Read a file of metrics. Raises MapMetricsError, with what is wrong and where."""
-    import tomllib
-
-    try:
-        with open(path, "rb") as file:
-            top = tomllib.load(file)
-    except OSError as error:
-        raise MapMetricsError("read metrics", path, (error.strerror or str(error)).lower()) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MapMetricsError("read metrics", path, f"it is no TOML: {error}") from None
+    top = toml.load(path, "read metrics", MapMetricsError)
     tables = top.get("metric")
     if (
         top.keys() != {"metric"}

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from kwire import toml
 from kwire.errors import KwireError
 from kwire.kernel.syscall import Fd
 from kwire.kinds import TRACE
@@ -240,16 +241,7 @@ class Policy:
 
 def load(path: str, listed: Sequence[str] = ()) -> Policy:
     """Read a policy file. Raises PolicyError, with what is wrong and where."""
-    import tomllib
-
-    try:
-        with open(path, "rb") as file:
-            top = tomllib.load(file)
-    except OSError as error:
-        raise PolicyError("read policy", path, (error.strerror or str(error)).lower()) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PolicyError("read policy", path, f"it is no TOML: {error}") from None
-    return rules(top, path, listed)
+    return rules(toml.load(path, "read policy", PolicyError), path, listed)
 
 
 def rules(top: Mapping[str, Any], path: str, listed: Sequence[str] = ()) -> Policy:

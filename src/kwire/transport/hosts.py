@@ -10,6 +10,7 @@ their own; a name belongs to one host; a key that is not known, or of another ty
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kwire import toml
 from kwire.errors import KwireError
 
 CURE: Final = 'write [[host]] and names = ["…", "…"]'
@@ -34,15 +35,7 @@ class Hosts:
 
 def load(path: str) -> Hosts:
     """Read such a file. Raises KwireError, with what is wrong and where."""
-    import tomllib
-
-    try:
-        with open(path, "rb") as file:
-            return read(tomllib.load(file), path)
-    except OSError as error:
-        raise KwireError("read hosts", path, (error.strerror or str(error)).lower()) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise KwireError("read hosts", path, f"it is no TOML: {error}") from None
+    return read(toml.load(path, "read hosts"), path)
 
 
 def read(top: Mapping[str, Any], path: str) -> Hosts:
