@@ -163,8 +163,9 @@ def _planned(args: argparse.Namespace) -> int:
     if any(name.endswith(".bt") for name in args.probes):
         from kwire.cli import script
 
+        name, arguments = _script(args)
         with tracing.chosen(args, args.buffer, aside=True, everyone=not args.pids) as (processes, _):
-            return len(script.planned(args.probes[0], args.probes[1:], processes).schemas)
+            return len(script.planned(name, arguments, processes).schemas)
     from kwire.live.planner import make_plan
 
     return len(make_plan(probes.read(args.probes), args.filter, origin="--filter").schemas)

@@ -457,13 +457,16 @@ def _check(args: argparse.Namespace) -> int:
     if args.hosts:
         load_hosts(args.hosts)
     metrics.check_served(args)
+    names.group(args.group or names.GROUP)
     check_folder(_folder(args))
     if args.parquet is not None:
         from kwire.cli.parquet import check_library
+        from kwire.lake.place import check_place
 
-        check_library()
         _lake_apart(args)
         check_folder(args.parquet)
+        check_place(args.parquet)
+        check_library()
     brokers = [text for text in args.origins if is_broker(text)]
     if brokers and (args.merge is not None or len(brokers) > 1):
         cause = "--merge takes agents, not a broker" if args.merge else "there is more than one"

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def begin(args: argparse.Namespace, verb: str) -> None:
     """Have all lines of this process written as the arguments say."""
+    lines.style = None
     if args.log == "text" and args.log_level == "info":
         return
     from kwire.transport.life import EVENTS, reaches

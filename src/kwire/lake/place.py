@@ -103,6 +103,13 @@ def identifier(probe: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "_", probe)[:LONGEST].strip("_") or "probe"
 
 
+def check_place(path: str) -> None:
+    """LakeError where no lake can be at a path, as other files are there; OSError."""
+    if os.path.isdir(path) and not os.path.isdir(os.path.join(path, OWN)) and os.listdir(path):
+        cure = "name one that is empty, or not there"
+        raise LakeError("write to", path, "it has other files, and is no lake", cure)
+
+
 class Lake:
     """A lake at `path`. LakeError where it is none; with `make` it is made where nothing, or nothing else, is
     there.
@@ -128,9 +135,7 @@ class Lake:
     def _make(self) -> None:
         try:
             os.makedirs(self.path, 0o700, exist_ok=True)  # what was seen is nobody else's, unless they say so
-            if not os.path.isdir(self.own) and os.listdir(self.path):
-                cure = "name one that is empty, or not there"
-                raise LakeError("write to", self.path, "it has other files, and is no lake", cure)
+            check_place(self.path)
             os.makedirs(self.captures, exist_ok=True)
             sync(self.path, self.own)
         except OSError as error:
