@@ -327,7 +327,11 @@ def test_mistakes_are_one_line(waters: Waters, kwire: Run, tmp_path: Path) -> No
     for arguments, said in (
         (("export", capture, "--partition", str(tmp_path / "full")), "it has other files, and is no lake"),
         (("export", capture, "--partition", capture), "File exists"),
-        (("export", capture, "--partition", "x", "--probe", "*"), "a lake takes whole captures"),
+        (
+            ("export", capture, "--partition", "x", "--probe", "*"),
+            "each event is in it once: --probe chooses",
+        ),
+        (("export", capture, "--partition", "x", "--format", "csv"), "a lake is Parquet; leave --format out"),
         (("export", str(tmp_path / "none"), "--partition", "x"), "No such file"),
         (("query", str(tmp_path / "full")), "it is no lake"),
         (("fleet", "compact", str(tmp_path / "gone")), "it is not there"),

@@ -130,12 +130,13 @@ def _partition(args: argparse.Namespace) -> int:
     from kwire.lake.add import add, is_settled
     from kwire.lake.place import Lake
 
-    for name in ("format", "probe", "where", "begin", "end"):
+    if args.format is not None:
+        raise KwireError("export", args.partition, "a lake is Parquet", "leave --format out")
+    for name, option in (("probe", "--probe"), ("where", "--where"), ("begin", "--from"), ("end", "--to")):
         if getattr(args, name) is not None:
-            cause = "a lake takes whole captures, so that each event is in it once"
-            raise KwireError(
-                "export", args.partition, cause, "cut what you want with 'kwire cut', and add that"
-            )
+            cause = f"a lake takes whole captures, so that each event is in it once: {option} chooses"
+            cure = "cut what you want with 'kwire cut', and add that"
+            raise KwireError("export", args.partition, cause, cure)
     lake, status = None, OK
     events = rows = known = 0
     for path in args.files:
