@@ -348,6 +348,18 @@ def test_a_large_file_of_certificates_is_handed_over_whole(file: Path) -> None:
         assert handed.read() == file.read_bytes()
 
 
+def test_a_secret_that_is_wrong_changes_nothing(running: Any, tmp_path: Path) -> None:
+    """A seed that is none is found before anything is changed, and is not the end of the collector."""
+    pytest.importorskip("nats")
+    text = f'listen = ["unix:{tmp_path}/s"]\nfolder = "in"\nfrom = ["nats://127.0.0.1:1"]\n'
+    collector = running(text)
+    (tmp_path / "seed").write_text("no seed")
+    (tmp_path / "seed").chmod(0o600)
+    collector.hup(text + f'nats-nkey = "{tmp_path}/seed"\n', "what was configured before stays in force")
+    collector.hup(text, "is read again, certificates too")
+    assert "Traceback" not in collector.said()
+
+
 @pytest.mark.parametrize("verb", ["collect", "agent"])
 def test_sighup_reads_certificates_again(running: Any, tmp_path: Path, verb: str) -> None:
     """Who connects from then on sees the new one; a key that is wrong leaves the old one in force."""

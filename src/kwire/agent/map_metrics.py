@@ -1,4 +1,4 @@
-"""The maps of a script, or of Python probes, as metrics: which ones, and what they are called, says a file.
+"""The maps of a script, or of Python probes, as metrics: a file says which ones, and what they are called.
 
     [[metric]]
     map = "@reads"

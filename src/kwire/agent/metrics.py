@@ -90,7 +90,7 @@ class ServerMetrics:
         self._accounts = server.accounts = Accounts()
 
     def ready(self) -> str:
-        """Ready is: whoever may comes gets a session."""
+        """Ready is: whoever may have a session gets one."""
         return "the agent stops" if self._server.stopping else ""
 
     def samples(self) -> Iterator[Sample]:

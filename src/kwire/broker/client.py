@@ -158,8 +158,7 @@ class Broker:
         self._users.append(serve)
 
     def renew(self, login: Login) -> None:
-        """Be this one from the next connection on. BrokerError where the client cannot use it."""
-        load(login)
+        """Be this one, which was loaded (`load`), from the next connection on."""
         self._login = login
 
     def start(self) -> None:

@@ -17,10 +17,9 @@ from kwire.cli import log, metrics, services, values
 from kwire.cli.lines import say, tell
 from kwire.cli.network import (
     broker,
-    broker_login,
-    check_broker,
     check_certificates,
     check_folder,
+    loaded_login,
     session_settings,
     tls_options,
     watch,
@@ -316,7 +315,7 @@ class Run:
             changes.append(partial(connector.renew, client_context(tls)))
         if self.broker is not None:
             (text,) = filter(is_broker, self.args.origins)
-            changes.append(partial(self.broker.renew, broker_login(args, text)[1]))
+            changes.append(partial(self.broker.renew, loaded_login(args, text)))
         return changes
 
     def leave(self) -> None:
@@ -473,7 +472,7 @@ def _check(args: argparse.Namespace) -> int:
         name = brokers[-1].rpartition("@")[2]
         raise KwireError("collect from", name, cause, "use -w, and a collector each")
     for text in brokers:
-        check_broker(args, text)
+        loaded_login(args, text)
     addresses = [(parse(text), True) for text in args.listen]
     addresses += [(parse(text), False) for text in args.origins if not is_broker(text)]
     for address, _ in addresses:

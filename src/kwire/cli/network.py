@@ -105,14 +105,18 @@ def check_certificates(
 
             (server_context if listens else client_context)(tls_options(args))
         elif address.kind == "nats" and broker is not None:
-            check_broker(args, broker)
+            loaded_login(args, broker)
 
 
-def check_broker(args: argparse.Namespace, text: str) -> None:
-    """Read the secrets that a broker takes, and see whether its client is installed. Raises KwireError."""
+def loaded_login(args: argparse.Namespace, text: str) -> Login:
+    """Who the arguments say that we are at a broker, with all of its client that this takes loaded. Raises
+    KwireError where a secret is wrong, or something is not installed.
+    """
     from kwire.broker.client import load
 
-    load(broker_login(args, text)[1])
+    _, login = broker_login(args, text)
+    load(login)
+    return login
 
 
 def check_folder(path: str | None) -> None:
