@@ -17,6 +17,7 @@ from site_of_one import Site
 from tests.collector.test_collect_command import Commands, stored, until
 from tests.collector.test_retention import delivered
 
+from kwire.cli import parquet
 from kwire.cli.parquet import Feeder, LakeProcess
 from kwire.errors import KwireError
 
@@ -125,8 +126,11 @@ class Played:
         self.socket.close()
 
 
-def test_one_that_cannot_be_added_is_not_forgotten_for_the_next(site: Site) -> None:
-    """Nor does the end of the process end the collector."""
+def test_one_that_cannot_be_added_is_not_forgotten_for_the_next(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what is gone remembered, and the end of the process is not the collector's."""
+    monkeypatch.setattr(parquet, "LOOK", 0.01)
     site.open()
     for host in ("one", "two"):
         delivered(site, host)
@@ -145,6 +149,8 @@ def test_one_that_cannot_be_added_is_not_forgotten_for_the_next(site: Site) -> N
         "events": 100,
         "trouble": "add it: it is damaged",
     }
+    os.unlink(added)
+    site.until(lambda: added not in feeder._added)
     process.kill()
     feeder.finish()
     assert "has ended" in feeder.trouble

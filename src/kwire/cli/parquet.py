@@ -146,9 +146,17 @@ class Feeder:
                 self._ask()
         except StopIteration:
             self._round, seconds = None, LOOK
+            self._forget()
         except OSError:  # the folder is gone: it is made again
             self._round, seconds = None, LOOK
         self._loop.at(self._loop.now() + seconds, self._turn)
+
+    def _forget(self) -> None:
+        """Keep nothing of captures that are not there any more."""
+        for path in self._added.keys() - self._finished.there:
+            del self._added[path]
+        for path in self._failed.keys() - self._finished.there:
+            del self._failed[path]
 
     def _is_new(self, one: FinishedCapture) -> bool:
         if one.path in self._failed and self._failed[one.path][0] > self._loop.now():

@@ -7,7 +7,7 @@ looked for in short turns of the loop.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import NamedTuple
 
 from kwire.capture import identity
@@ -49,6 +49,11 @@ class Finished:
                     yield None
         for path in self._known.keys() - seen:
             del self._known[path]
+
+    @property
+    def there(self) -> Set[str]:
+        """The paths of captures that were there when all of the folder was looked at last."""
+        return self._known.keys()
 
     def _finished(self, entry: "os.DirEntry[str]") -> FinishedCapture | None:
         status = entry.stat(follow_symlinks=False)
