@@ -23,9 +23,10 @@ from kwire.agent.spool import begin
 from kwire.cli import configuration
 from kwire.cli.configuration import options, parse
 from kwire.cli.main import main, parser_of
-from kwire.cli.rereading import _copy
+from kwire.cli.rereading import Rereader, _copy
 from kwire.errors import KwireError
 from kwire.transport.certs import make_certs
+from kwire.transport.loop import Loop
 from kwire.transport.tls import TlsOptions, client_context
 from kwire.wire.messages import totals_frames
 
@@ -346,6 +347,23 @@ def test_a_large_file_of_certificates_is_handed_over_whole(file: Path) -> None:
     with open(copy, "rb") as handed:
         handed.seek(0)
         assert handed.read() == file.read_bytes()
+
+
+def test_an_agent_of_a_broker_says_that_certificates_take_a_restart(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    args = argparse.Namespace(config="agent.toml")
+    args.reread = lambda: (args, ["tls-cert"])
+    loop, reader = Loop(), Rereader(args, listens=False, tls=False)
+    reader.serve(loop, lambda context: None)
+    reader._ask()
+    said = ""
+    while not said:
+        loop.turn(20)
+        said = capsys.readouterr().err
+    assert said == "kwire: agent.toml is read again; restart for the new tls-cert\n"
+    reader.close()
+    loop.close()
 
 
 def test_a_secret_that_is_wrong_changes_nothing(running: Any, tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     import ssl
 
 AT_ONCE = frozenset({"tls-cert", "tls-key", "tls-ca"})
-"""Keys of the configuration file that SIGHUP changes; for others the agent is started again."""
+"""Keys of the configuration file that SIGHUP changes where TLS is ours, not a broker's client's; for others
+the agent is started again.
+"""
 
 MOST = 1 << 16
 """Bytes of an answer."""
@@ -80,8 +82,8 @@ class Rereader:
         finally:
             for file in files:
                 os.close(file)
-        late = ", ".join(key for key in told["changed"] if key not in AT_ONCE)
-        text = f"{self._args.config} is read again, certificates too"
+        late = ", ".join(key for key in told["changed"] if not self._tls or key not in AT_ONCE)
+        text = f"{self._args.config} is read again{', certificates too' if self._tls else ''}"
         say(f"{text}; restart for the new {late}" if late else text)
 
     def _context(self, cert: str, key: str, ca: str) -> "ssl.SSLContext":
