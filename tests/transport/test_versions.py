@@ -128,7 +128,7 @@ def test_an_agent_without_a_common_version(
     """One clear line at both ends, nothing of it is kept, and others go on."""
     ours = collector(started, tmp_path)
     theirs = Agent(f"{tmp_path}/socket", OLD, versions=versions)
-    who = f"who connects speaks {told}, who is connected to 1"
+    who = f"the side that connects speaks {told}, the side that listens 1"
     line = f"no version of the protocol in common: {who}; {UPDATE}"
     assert theirs.refused == line
     Agent(f"{tmp_path}/socket", OLD).deliver(5)

@@ -257,7 +257,8 @@ def no_common_version(versions: Sequence[int]) -> str:
     """Why one who speaks these versions gets no session, for both sides to say; empty where it may."""
     if PROTOCOL in versions:
         return ""
-    who = f"who connects speaks {', '.join(map(str, versions)) or 'none'}, who is connected to {PROTOCOL}"
+    theirs = ", ".join(map(str, versions)) or "none"
+    who = f"the side that connects speaks {theirs}, the side that listens {PROTOCOL}"
     return f"no version of the protocol in common: {who}; update the older one"
 
 
