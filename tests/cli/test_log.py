@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -9,10 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kwire.cli import lines
+from kwire.cli.tracing import Progress
 from kwire.transport.certs import make_certs
 from kwire.transport.life import EVENTS, markdown
 
@@ -135,6 +139,26 @@ def test_levels_leave_out_what_matters_less(start: Callable[..., Verb], tmp_path
     until(lambda: (tmp_path / "s").exists())
     verb.end()
     assert verb.said.read_text() == ""
+
+
+class Terminal(io.StringIO):
+    """What a person looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_no_progress_stands_between_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = Terminal()
+    monkeypatch.setattr(sys, "stderr", seen)
+    progress = Progress(SimpleNamespace(events=1, lost=0), None)
+    progress()
+    assert "1 event, " in seen.getvalue()
+    progress.clear()
+    before = seen.getvalue()
+    monkeypatch.setattr(lines, "style", lambda text, event, prefix: None)
+    progress()
+    assert seen.getvalue() == before
 
 
 def test_the_document_is_the_table() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kwire.agent import confinement
 from kwire.broker import names
 from kwire.broker.address import is_broker, servers
-from kwire.cli import log, metrics, services, values
+from kwire.cli import lines, log, metrics, services, values
 from kwire.cli.lines import say, tell
 from kwire.cli.network import (
     broker,
@@ -403,7 +403,7 @@ class Run:
         others = self.listeners or self.broker is not None
         if all(connector.closed for connector in self.connectors) and not others:
             self.loop.stop()
-        if sys.stderr.isatty() and not self.args.verbose and self.args.log == "text":
+        if lines.are_seen() and not self.args.verbose:
             self._shown = True
             rate = collector.events / max(time.monotonic() - self.start, 1e-3)
             sys.stderr.write(

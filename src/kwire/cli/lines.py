@@ -31,6 +31,11 @@ def tell(text: str, event: str = "summary") -> None:
     _tell(text, event, "")
 
 
+def are_seen() -> bool:
+    """Whether somebody looks at all lines as they come, so that progress may be shown between them."""
+    return style is None and sys.stderr.isatty()
+
+
 def _tell(text: str, event: str, prefix: str) -> None:
     if any(cause in text for cause in NO_DESCRIPTORS) and "ulimit -n" not in text:
         text += f"; {MORE}"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from kwire.capture.destination import OutputError, is_standard_output
-from kwire.cli import probes, values
+from kwire.cli import lines, probes, values
 from kwire.cli.lines import say, tell
 from kwire.cli.process import ending_signals
 from kwire.cli.status import NOT_WHOLE, OK, of_command
@@ -187,7 +187,7 @@ class Progress:
     def __call__(self) -> None:
         """Show where we are."""
         self.tell()
-        if not sys.stderr.isatty():
+        if not lines.are_seen():
             return
         events = self._counts.events
         rate = events / max(time.monotonic() - self._start, 1e-3)
