@@ -13,8 +13,4 @@ from site_of_one import Site
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     yield site
-    for connector in site.connectors:
-        connector.close()
-        connector.peer.detach("the test is over")
-    site.listener.close()
-    site.loop.close()
+    site.end()

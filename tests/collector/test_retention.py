@@ -136,9 +136,15 @@ def test_a_file_in_use_never_goes(site: Site) -> None:
         aged(path, 30)
     looker = looked(site, Keep(DAY, 1), lake=lambda path: path.endswith("-0001.pcapng"))
     assert [path.exists() for path in files] == [True, *[False] * (len(files) - 2), True]
-    assert "in use, more than 1 byte: " in looker.trouble
+    assert "in use is more than" in looker.trouble
     assert source.peer is not None
     source.give(5, source.peer)
+    acknowledged(site, source)
+    before = looker.bytes
+    for _ in looker._work():
+        pass
+    assert looker.bytes > before
+    assert len([line for line in site.said if "in use is more" in line]) == 1
     source.finish(source.peer)
     site.until(lambda: source.ended is not None and not site.collector.collected_sessions)
     site.close()

@@ -144,8 +144,8 @@ class Retention:
                     problem = str(error) if isinstance(error, CheckpointError) else _reason(error)
             self._tell(gone)
         if not problem and self.keep.bytes and self.bytes > self.keep.bytes:
-            size, limit = human_size(self.bytes), human_size(self.keep.bytes)
-            problem = f"{size} are in use, more than {limit}: --rotate, or smaller files, let them go sooner"
+            limit = human_size(self.keep.bytes)  # and not how much is: it would be another trouble each time
+            problem = f"what is in use is more than {limit}: --rotate, or smaller files, let it go sooner"
         self._troubled(problem)
 
     def _choose(self, files: list[_File]) -> tuple[list[tuple[_File, identity.Identity]], list[_File]]:

@@ -1,4 +1,4 @@
-"""Who serves metrics: /metrics, /healthz and /readyz over HTTP, in the loop that does the work.
+"""Metrics over HTTP: /metrics, /healthz and /readyz, served by the loop that does the work.
 
 Invariants: the sockets are there before a process is confined, and nothing is opened later; a scrape is made
 in steps of `SLICE` seconds, one scrape at a time, and everything else of the loop has its turn in between;
