@@ -50,7 +50,18 @@ ARROWS: dict[str, set[str]] = {
     "collector": {"wire", "capture", "transport", "broker", "metrics"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }
-FOR_ALL = {"arguments", "errors", "hints", "interrupts", "kinds", "lazy", "native", "perfevents", "words"}
+FOR_ALL = {
+    "arguments",
+    "errors",
+    "hints",
+    "interrupts",
+    "kinds",
+    "lazy",
+    "native",
+    "perfevents",
+    "toml",
+    "words",
+}
 JOINS_ALL = {"cli", "__init__", "__main__", "tools"}  # tools are users: they import `kwire`
 
 # Costly to import, so absent on the way to the first event.

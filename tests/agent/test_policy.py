@@ -204,7 +204,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="no such file"):
         load(str(tmp_path / "none"))
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(PolicyError, match="no TOML"):
+    with pytest.raises(PolicyError, match="it is not in UTF-8"):
         load(str(tmp_path / "binary"))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from site_of_one import events, schema
 
+from kwire import toml
 from kwire.agent.spool import begin
 from kwire.cli import configuration
 from kwire.cli.configuration import options, parse
@@ -133,6 +134,9 @@ def test_the_command_line_counts(file: Path) -> None:
         ("collect", "rotate = ['1M']\n", ":1: rotate: it wants a text, or a number, not a list"),
         ("collect", "rotate = true\n", ":1: rotate: it wants a text, or a number, not true or false"),
         ("collect", "hosts = ''\n", ":1: hosts: it is empty"),
+        ("collect", 'hosts = "a\\u0000"\n', ":1: hosts: it has a character NUL"),
+        ("agent", "\nlog = 'yaml'\n", ":2: log: 'yaml' is none of text, json"),
+        ("agent", "log-level = 3\n", ":1: log-level: '3' is none of debug, info, warning, error"),
         ("collect", "sync = true\nsync = false\n", ":2: it is no TOML: cannot overwrite a value"),
         ("collect", "sync = true\nkeep = [", ":2: it is no TOML: invalid value"),
         ("collect", "sync", ":1: it is no TOML: expected '=' after a key in a key/value pair"),
@@ -152,7 +156,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"sync = true\nname = '\xe4'\n")
     with pytest.raises(KwireError, match=r"latin:2: it is not in UTF-8"):
         parse(parser("collect"), ["--config", str(tmp_path / "latin")], "collector.toml")
-    (tmp_path / "large").write_bytes(b"#" * (configuration.MOST + 1))
+    (tmp_path / "large").write_bytes(b"#" * (toml.MOST + 1))
     with pytest.raises(KwireError, match="larger than a megabyte"):
         parse(parser("collect"), ["--config", str(tmp_path / "large")], "collector.toml")
     (tmp_path / "deep").write_text("a = " + "[" * 5000)
@@ -209,6 +213,7 @@ def checked(verb: str, file: Path, text: str) -> tuple[int, str]:
         ("collect", 'listen = ["unix:/x/s"]\nhosts = "DIR/none"\n', "read hosts DIR/none: no such file"),
         ("collect", 'listen = ["unix:/x/s"]\nfolder = "DIR/file.toml/x"\n', "file.toml is no folder"),
         ("collect", 'listen = ["unix:/x/s"]\nset = ["nope=1"]\n', "there is no setting 'nope'"),
+        ("collect", 'listen = ["unix:/x/s"]\nparquet = "DIR"\n', "it has other files, and is no lake"),
         (
             "collect",
             'listen = ["tls:"]\ntls-ca = "DIR/a"\ntls-cert = "DIR/b"\ntls-key = "DIR/c"\n',

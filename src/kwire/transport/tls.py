@@ -244,8 +244,9 @@ def _context(side: int, options: TlsOptions) -> ssl.SSLContext:
 
 def _check_file(path: str, secret: bool) -> None:
     try:
-        with open(path, "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # what is no file is not waited for
+        mode = os.fstat(fd).st_mode
+        os.close(fd)
     except OSError as error:
         raise KwireError("read", path, (error.strerror or str(error)).lower(), MAKE) from error
     if not stat.S_ISREG(mode):
