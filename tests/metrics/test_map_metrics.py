@@ -60,7 +60,9 @@ def scraped(tmp_path: Path, text: str, maps: Maps) -> dict[str, dict[tuple[str, 
     for family in text_string_to_metric_families(b"".join(exposition.render()).decode()):
         for sample in family.samples:
             if not sample.name.startswith("process_"):
-                found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+                labels = tuple(sample.labels.values())
+                assert labels not in found.setdefault(sample.name, {})
+                found[sample.name][labels] = sample.value
     return found
 
 
@@ -138,6 +140,17 @@ WRONG = {
     "there would be 1,000 buckets, not 1 to 100; set `lowest`": metric("@many", "many"),
     "@calls is no sum by the keys of @sizes": metric("@sizes", "sizes", 'labels = ["pid"]', 'sum = "@calls"'),
     "limit: 0, not 1 to 10000": METRIC + "limit = 0\n",
+    "scale: nan": METRIC + "scale = nan\n",
+    "scale: inf": METRIC + "scale = inf\n",
+    "scale: -1": METRIC + "scale = -1\n",
+    "scale: 0": METRIC + "scale = 0\n",
+    "lowest: nan": metric("@sizes", "sizes", 'labels = ["pid"]', "lowest = nan"),
+    "sizes_sum would be a line of two metrics": (
+        metric("@plain", "sizes_sum") + metric("@sizes", "sizes", 'labels = ["pid"]')
+    ),
+    "both_count would be a line of two metrics": (
+        metric("@total", "both", 'labels = ["a", "b"]') + metric("@plain", "both_count")
+    ),
 }
 
 

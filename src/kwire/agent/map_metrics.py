@@ -12,6 +12,7 @@ a step; a metric has at most `limit` series, those that were seen first, and say
 maps count falls where a script clears them: then Prometheus sees a counter that began anew.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -63,7 +64,11 @@ def _name(words: str) -> Any:
     return plain(words, str, fits=lambda value: _NAME.fullmatch(value) is not None, shown=ascii)
 
 
-_NUMBER: Final = plain("a number", int, float)
+_NUMBER: Final = plain("a number", int, float, fits=math.isfinite)
+_FACTOR: Final = plain("a number above 0", int, float, fits=lambda value: 0 < value < math.inf)
+
+#: What else a metric's lines are called, by its kind.
+_ENDINGS: Final = {HISTOGRAM: ("_bucket", "_count", "_sum"), SUMMARY: ("_count", "_sum")}
 
 KEYS: Final[dict[str, Key]] = {
     "map": Key(text(256, "the name of a map", 1), "the map: `@reads` of a script, `reads` of Python", NEEDED),
@@ -75,7 +80,7 @@ KEYS: Final[dict[str, Key]] = {
     "labels": Key(
         listing(_name("a name of letters, digits and _"), "a list of names"), "the parts of its keys", ()
     ),
-    "scale": Key(_NUMBER, "what values are multiplied by: `1e-9` makes seconds of nanoseconds", 1),
+    "scale": Key(_FACTOR, "what values are multiplied by: `1e-9` makes seconds of nanoseconds", 1),
     "lowest": Key(_NUMBER, "of a histogram: below this there is one bucket (the map's unit)", LEFT_OUT),
     "highest": Key(_NUMBER, "of a histogram: above this there is one bucket (the map's unit)", LEFT_OUT),
     "sum": Key(
@@ -168,6 +173,12 @@ class MapMetrics:
         self._recorder = recorder
         maps = {schema.target: schema for schema in recorder.map_schemas}
         self._series = [_Series(one, maps, recorder) for one in wanted]
+        names = {one.metric.name for one in self._series}
+        for series, one in zip(self._series, wanted, strict=True):
+            for ending in _ENDINGS.get(series.metric.kind, ()):
+                if (name := series.metric.name + ending) in names:
+                    cause = f"{name} would be a line of two metrics"
+                    raise MapMetricsError("use metric", one.where, cause, "choose another name")
         left = Metric(
             "kwire_map_series_left_out",
             GAUGE,
