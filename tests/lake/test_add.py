@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -369,6 +370,27 @@ def test_damaged_files_are_said(waters: Waters, kwire: Run) -> None:
         status, _, err = kwire(*arguments)
         assert (status, err.count("\n")) == (1, 1)
         assert err.startswith(f"kwire: read {columns}: ")
+    columns.unlink()
+    more = waters.capture("3.pcapng", later=3, probes=["kprobe:x"])
+    for arguments in (("query", waters.path), ("export", more, "--partition", waters.path)):
+        status, _, err = kwire(*arguments)
+        assert (status, err.count("\n")) == (1, 1)
+        assert err.startswith(f"kwire: read {columns}: No such file or directory; put there the columns of ")
+
+
+def test_a_full_disk_is_said_of_the_lake(waters: Waters, kwire: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    waters.add(*(waters.capture(f"{number}.pcapng", later=number, probes=["kprobe:x"]) for number in (1, 2)))
+    before, more = waters.events(), waters.capture("3.pcapng", later=3, probes=["kprobe:x"])
+
+    def full(*_: str) -> None:
+        raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
+
+    monkeypatch.setattr(parts, "sync", full)
+    for arguments in (("fleet", "compact", waters.path), ("export", more, "--partition", waters.path)):
+        status, _, err = kwire(*arguments)
+        assert (status, err) == (1, f"kwire: write to {waters.path}: No space left on device\n")
+    assert waters.events() == before
+    assert os.listdir(f"{waters.path}/.kwire") == ["captures"]
 
 
 def test_a_lake_is_its_owners(waters: Waters) -> None:

@@ -26,6 +26,9 @@ MAP: Final = b"kwire.map"
 NAME: Final = b"kwire.column"
 
 
+CURE: Final = "put there the columns of a file of the newest day: pyarrow.parquet.write_metadata"
+
+
 class Probe(NamedTuple):
     """A probe of a lake: its directory, its spec, its columns on disk; `is_map`: rows of a map, no events."""
 
@@ -86,10 +89,12 @@ def read(lake: Lake, directory: str) -> Probe:
     path = os.path.join(lake.path, directory, COLUMNS)
     try:
         schema = parquet.read_schema(path, memory_map=False)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if lake.partitions(directory):
+            raise LakeError("read", path, reason(error), CURE) from None
         raise
     except (OSError, pa.ArrowException) as error:
-        raise LakeError("read", path, reason(error), "copy it from a file of the newest day") from None
+        raise LakeError("read", path, reason(error), CURE) from None
     told = schema.metadata or {}
     return Probe(directory, told.get(PROBE, b"").decode("utf-8", "replace"), schema, MAP in told)
 

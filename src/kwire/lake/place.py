@@ -145,28 +145,37 @@ class Lake:
 
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
-        """Alone: others who change the lake wait."""
-        fd = os.open(self.own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        """Alone: others who change the lake wait. LakeError where it cannot be changed."""
+        with self._failing(), contextlib.ExitStack() as stack:
+            fd = os.open(self.own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
             fcntl.flock(fd, fcntl.LOCK_EX)
             self._sweep_exchanged()
             yield
-        finally:
-            os.close(fd)
 
     @contextlib.contextmanager
     def making(self) -> Iterator[str]:
-        """A folder in which files are made, on the lake's file system; it goes at the end."""
-        with self.change():
-            self._sweep_made()
-            folder = tempfile.mkdtemp(prefix=MAKING, dir=self.own)
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
+        """A folder in which files are made, on the lake's file system; it goes at the end. LakeError where
+        they cannot be made.
+        """  # fmt: skip
+        with self._failing(), contextlib.ExitStack() as stack:
+            with self.change():
+                self._sweep_made()
+                folder = tempfile.mkdtemp(prefix=MAKING, dir=self.own)
+                fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(fd)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What the file system refuses is said of the lake."""
+        try:
+            yield
+        except OSError as error:
+            place = f"{error.filename}: " if isinstance(error.filename, str) else ""
+            raise LakeError("write to", self.path, f"{place}{reason(error)}") from None
 
     def _sweep_made(self) -> None:
         """Remove what killed processes were making: nobody holds its lock."""
@@ -227,11 +236,12 @@ class Lake:
     # ------------------------------------------------------------------ looking at it
 
     def probes(self) -> list[str]:
-        """The directories of probes, in order of their names."""
+        """The directories of probes that have columns, or events, in order of their names."""
         return sorted(
             name
             for name in os.listdir(self.path)
-            if name.startswith("probe=") and os.path.isfile(os.path.join(self.path, name, COLUMNS))
+            if name.startswith("probe=")
+            and (os.path.isfile(os.path.join(self.path, name, COLUMNS)) or self.partitions(name))
         )
 
     def partitions(self, probe: str, first: int | None = None, last: int | None = None) -> list[Partition]:
@@ -258,8 +268,10 @@ class Lake:
 
 
 def reason(error: Exception) -> str:
-    """Why something failed, in a line: pyarrow's errors of files have no `strerror`."""
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+    """Why something failed, in a line: pyarrow's errors of files have texts of their own."""
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def sync(*paths: str) -> None:
