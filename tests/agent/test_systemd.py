@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from kwire.cli import services
 from kwire.cli.configuration import options, parse
 from kwire.cli.main import parser_of
 from kwire.cli.services import AGENT, COLLECT, SHIPPED
+from kwire.errors import KwireError
 from kwire.kernel.privileges import NUMBERS
 
 UNITS = sorted(SHIPPED.glob("*.service"))
@@ -90,6 +92,34 @@ def test_it_is_installed(verb: str, tmp_path: Path) -> None:
     if shutil.which("systemd-analyze"):
         done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_paths_that_units_write_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "a b%h ü" / "kwire"
+    command.parent.mkdir()
+    command.symlink_to(sys.executable)
+    monkeypatch.setattr(services, "own_command", lambda: str(command))
+    services.install(AGENT, str(tmp_path))
+    unit = tmp_path / "etc/systemd/system" / AGENT.unit
+    written = str(command).replace("%", "%%")
+    assert settings(unit)["ExecStart"] == [f'"{written}" agent --config /etc/kwire/agent.toml']
+    if shutil.which("systemd-analyze"):
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ['a"b', "a'b", "a\\b", "a$b", "a\nb", "a\udcff"])
+def test_a_path_that_no_unit_can_name_is_refused(name: str) -> None:
+    with pytest.raises(KwireError, match="a unit cannot name that path"):
+        services.in_unit(f"/opt/{name}/kwire")
+
+
+def test_nothing_is_left_of_a_unit_that_cannot_be_put_there(tmp_path: Path) -> None:
+    unit = tmp_path / "etc/systemd/system" / AGENT.unit
+    unit.mkdir(parents=True)
+    with pytest.raises(KwireError, match="is a directory"):
+        services.install(AGENT, str(tmp_path))
+    assert os.listdir(unit.parent) == [AGENT.unit]
 
 
 def test_where_it_may_not_be_written_one_line_says_so(tmp_path: Path) -> None:

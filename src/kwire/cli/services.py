@@ -58,7 +58,7 @@ def install(service: Service, root: str) -> list[str]:
         cause = "the collector's unit does not see home directories"
         raise KwireError("install", command, cause, "install kwire elsewhere, as in /opt")
     text = (SHIPPED / service.unit).read_text(encoding="utf-8")
-    text = text.replace(f"ExecStart=kwire {service.verb}", f"ExecStart={command} {service.verb}")
+    text = text.replace(f"ExecStart=kwire {service.verb}", f"ExecStart={in_unit(command)} {service.verb}")
     unit = os.path.join(root, UNITS, service.unit)
     configuration = os.path.join(root, "etc/kwire", service.configuration)
     _put(unit, text)
@@ -88,13 +88,27 @@ def own_command() -> str:
     return os.path.abspath(found)
 
 
+def in_unit(command: str) -> str:
+    """A path as a unit's ExecStart has it. KwireError where it cannot have it: systemd.service(5)."""
+    if not command.isprintable() or set(command) & set("\"'\\$"):
+        cause = "a unit cannot name that path"
+        raise KwireError("install", ascii(command), cause, "install kwire elsewhere, as in /opt")
+    escaped = command.replace("%", "%%")
+    return f'"{escaped}"' if " " in escaped else escaped
+
+
 def _put(path: str, text: str) -> None:
+    new = f"{path}.new"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        with open(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.rename(f"{path}.new", path)
+        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            with open(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.rename(new, path)
+        except OSError:
+            os.unlink(new)
+            raise
     except OSError as error:
         raise KwireError(
             "install", path, (error.strerror or "failed").lower(), "be root, or name a ROOT"
