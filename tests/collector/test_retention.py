@@ -126,6 +126,13 @@ def test_the_oldest_go_until_the_rest_is_small_enough(site: Site) -> None:
     site.close()
 
 
+def test_what_is_in_use_is_said(site: Site) -> None:
+    site.open()
+    delivered(site, "going", 10, finish=False)
+    assert "what is in use is more than 1 byte" in looked(site, Keep(0.0, 1)).trouble
+    site.close()
+
+
 def test_a_file_in_use_never_goes(site: Site) -> None:
     """Of an open session the current file; what is not in the lake; both limits at once cannot change it."""
     site.open(rotate_bytes=ROTATED)
@@ -136,7 +143,7 @@ def test_a_file_in_use_never_goes(site: Site) -> None:
         aged(path, 30)
     looker = looked(site, Keep(DAY, 1), lake=lambda path: path.endswith("-0001.pcapng"))
     assert [path.exists() for path in files] == [True, *[False] * (len(files) - 2), True]
-    assert "in use is more than" in looker.trouble
+    assert "what is kept is more than 1 bytes: some of it is not in the lake yet" in looker.trouble
     assert source.peer is not None
     source.give(5, source.peer)
     acknowledged(site, source)
@@ -144,7 +151,7 @@ def test_a_file_in_use_never_goes(site: Site) -> None:
     for _ in looker._work():
         pass
     assert looker.bytes > before
-    assert len([line for line in site.said if "in use is more" in line]) == 1
+    assert len([line for line in site.said if "not in the lake yet" in line]) == 1
     source.finish(source.peer)
     site.until(lambda: source.ended is not None and not site.collector.collected_sessions)
     site.close()

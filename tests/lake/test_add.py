@@ -19,6 +19,7 @@ from tests.lake.conftest import FIELDS, Waters
 
 from kwire.analyze.tables import Tables
 from kwire.lake import parts
+from kwire.lake.add import Added, added_before
 from kwire.lake.columns import grown, probe_for, read
 from kwire.lake.compact import compact
 from kwire.lake.place import NO_HOST, Lake, LakeError, segment
@@ -89,6 +90,21 @@ def test_what_was_added_is_not_added_again(waters: Waters, kwire: Run) -> None:
     assert (status, err) == (0, f"0 events added to {waters.path}; 1 capture had been added before\n")
     assert waters.events() == before
     assert set(before.values()) == {1}
+
+
+def test_what_was_added_is_known_by_its_beginning(waters: Waters) -> None:
+    """A collector that is started again asks for all of its captures."""
+    path = waters.capture("a.pcapng")
+    lake = Lake(waters.path, make=True)
+    assert added_before(lake, path, settled=False) is None
+    waters.add(path, settled=False)
+    assert added_before(lake, path, settled=False) == Added(40, 0, False)
+    assert added_before(lake, path, settled=True) is None
+    waters.add(path, settled=True)
+    assert added_before(lake, path, settled=True) == Added(40, 0, False)
+    with open(path, "ab") as file:
+        file.write(bytes(4))
+    assert added_before(lake, path, settled=False) is None
 
 
 def test_parts_of_what_was_added_and_wholes_of_parts_are_refused(waters: Waters, kwire: Run) -> None:
@@ -372,8 +388,8 @@ def test_damaged_files_are_said(waters: Waters, kwire: Run) -> None:
         assert err.startswith(f"kwire: read {columns}: ")
     columns.unlink()
     more = waters.capture("3.pcapng", later=3, probes=["kprobe:x"])
-    for arguments in (("query", waters.path), ("export", more, "--partition", waters.path)):
-        status, _, err = kwire(*arguments)
+    for words in (["query", waters.path], ["export", more, "--partition", waters.path]):
+        status, _, err = kwire(*words)
         assert (status, err.count("\n")) == (1, 1)
         assert err.startswith(f"kwire: read {columns}: No such file or directory; put there the columns of ")
 
@@ -386,7 +402,7 @@ def test_a_full_disk_is_said_of_the_lake(waters: Waters, kwire: Run, monkeypatch
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 
     monkeypatch.setattr(parts, "sync", full)
-    for arguments in (("fleet", "compact", waters.path), ("export", more, "--partition", waters.path)):
+    for arguments in (["fleet", "compact", waters.path], ["export", more, "--partition", waters.path]):
         status, _, err = kwire(*arguments)
         assert (status, err) == (1, f"kwire: write to {waters.path}: No space left on device\n")
     assert waters.events() == before

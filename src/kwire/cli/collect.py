@@ -30,7 +30,7 @@ from kwire.cli.tracing import CLEAR_LINE, allow_descriptors
 from kwire.collector.collected_session import CaptureTarget
 from kwire.collector.collector import Collector
 from kwire.collector.folder import Folder
-from kwire.collector.retention import Keep, Retention
+from kwire.collector.retention import LOOK, Keep, Retention
 from kwire.collector.store import Options
 from kwire.errors import KwireError
 from kwire.metrics.table import COLLECT
@@ -263,7 +263,7 @@ class Run:
     def run(self) -> None:
         """Collect until something ends it."""
         if self.retention is not None:
-            self.retention.begin()
+            self.retention.begin(0.0 if self.feeder is None else LOOK)  # the lake is asked what it has before
         if self.feeder is not None:
             self.feeder.begin()
         if self.broker is not None:

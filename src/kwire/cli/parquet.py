@@ -228,12 +228,15 @@ def _add(path: str, capture: str, settled: bool) -> dict[str, Any]:
     """Add a capture; what became of it."""
     from kwire.analyze.capture_summary import CaptureSummary
     from kwire.analyze.source import Source
-    from kwire.lake.add import add
+    from kwire.lake.add import add, added_before
 
     try:
-        with Source(capture) as source:
-            found = CaptureSummary(source)
-            added = add(Lake(path, make=True), source, found, settled=settled and found.ended)
+        lake = Lake(path, make=True)
+        added = added_before(lake, capture, settled)
+        if added is None:
+            with Source(capture) as source:
+                found = CaptureSummary(source)
+                added = add(lake, source, found, settled=settled and found.ended)
         return {"events": added.events, "new": added.new, "said": list(added.said)}
     except KwireError as error:
         return {"error": str(error)}

@@ -76,13 +76,17 @@ class Retention:
         """Why something cannot be removed that should go; empty where there is nothing."""
         self._loop, self._storage, self._say = loop, storage, say
         self._folder, self._ours = captures_of(storage.place)
+        self._waits = False  # a file that should go is needed
         self._round: Iterator[None] | None = None
         self._timer: Timer | None = None
 
-    def begin(self) -> None:
-        """Look at the folder, and again later."""
+    def begin(self, after: float = 0.0) -> None:
+        """Look at the folder, after so many seconds, and again later."""
         self._round = self._work()
-        self._turn()
+        if after:
+            self._timer = self._loop.at(self._loop.now() + after, self._turn)
+        else:
+            self._turn()
 
     def stop(self) -> None:
         """Remove nothing more."""
@@ -127,7 +131,7 @@ class Retention:
         self.bytes = sum(file.size for file in files)
         files.sort()
         stems = {_NUMBER.sub("", file.name) for file in files}
-        problem = ""
+        problem, self._waits = "", False
         while files:
             chosen, files = self._choose(files)
             yield
@@ -146,6 +150,8 @@ class Retention:
         if not problem and self.keep.bytes and self.bytes > self.keep.bytes:
             limit = human_size(self.keep.bytes)  # and not how much is: it would be another trouble each time
             problem = f"what is in use is more than {limit}: --rotate, or smaller files, let it go sooner"
+            if self._waits:
+                problem = f"what is kept is more than {limit}: some of it is not in the lake yet"
         self._troubled(problem)
 
     def _choose(self, files: list[_File]) -> tuple[list[tuple[_File, identity.Identity]], list[_File]]:
@@ -166,8 +172,12 @@ class Retention:
         return chosen, files[AT_ONCE:]
 
     def _in_use(self, file: _File, which: identity.Identity) -> bool:
+        if self._storage.in_use(which.id, which.number):
+            return True
         path = os.path.join(self._folder, file.name)
-        return self._storage.in_use(which.id, which.number) or any(needs(path) for needs in self.needed)
+        needed = any(needs(path) for needs in self.needed)
+        self._waits |= needed
+        return needed
 
     def _note(self, chosen: list[tuple[_File, identity.Identity]], stems: set[str]) -> None:
         """Write down what goes; captures of which nothing is there any more are forgotten."""

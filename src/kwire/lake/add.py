@@ -18,6 +18,7 @@ from kwire.analyze.scan import Progress, Scan
 from kwire.analyze.source import Source
 from kwire.analyze.tables import Table, Tables
 from kwire.analyze.wide import Layout
+from kwire.capture import identity
 from kwire.lake import accounts
 from kwire.lake.columns import Probe, name_of, probe_for
 from kwire.lake.parts import Parts
@@ -39,6 +40,19 @@ class Added(NamedTuple):
 def is_settled(found: CaptureSummary) -> bool:
     """Whether a capture says of itself that nothing more will come."""
     return found.ended and all(seen.produced is not None for seen in found.probes)
+
+
+def added_before(lake: Lake, path: str, settled: bool) -> Added | None:
+    """What became of a file that is in the lake as it is now, by its beginning alone; None where that is not
+    known. LakeError, CaptureError.
+    """
+    which = identity.of_file(path)
+    if which is None:
+        return None
+    known = accounts.read(lake, accounts.key_of([which]))
+    if known is None or not known["done"] or known["settled"] < settled:
+        return None
+    return Added(known["events"], 0, False) if known["size"] == os.stat(path).st_size else None
 
 
 def add(
