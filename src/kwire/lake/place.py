@@ -105,7 +105,8 @@ def identifier(probe: str) -> str:
 
 def check_place(path: str) -> None:
     """LakeError where no lake can be at a path, as other files are there; OSError."""
-    if os.path.isdir(path) and not os.path.isdir(os.path.join(path, OWN)) and os.listdir(path):
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if names and OWN not in names:  # by one look: another process may be making it
         cure = "name one that is empty, or not there"
         raise LakeError("write to", path, "it has other files, and is no lake", cure)
 
