@@ -278,6 +278,7 @@ def test_a_command_has_the_signals_of_our_caller(trap: str, tmp_path: Path) -> N
         ),
         (["record", EXEC, "-w", "x", "--buffer", "8"], "'8' has no unit; write 8K, 8M, or 8B for bytes"),
         (["agent", "--to", "tcp:x", "--memory", "64"], "'64' has no unit"),
+        (["agent", "--to", "tcp:x", "--name", "a\udcff"], "'a\\udcff' is not in UTF-8"),
         (["agent", "--to", "tcp:x", "--spool-size", "4"], "'4' has no unit"),
     ],
 )

@@ -353,6 +353,7 @@ def test_mistakes_are_one_line(waters: Waters, kwire: Run, tmp_path: Path) -> No
         (("query", str(tmp_path / "full")), "it is no lake"),
         (("fleet", "compact", str(tmp_path / "gone")), "it is not there"),
         (("fleet", "compact", str(tmp_path / "full")), "it is no lake"),
+        (("export", capture, "--partition", f"{tmp_path}/a\udcff"), "its name is not in UTF-8"),
     ):
         status, out, err = kwire(*arguments)
         assert (status, out, err.count("\n")) == (1, "", 1), err

@@ -87,7 +87,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--make-certs", metavar="DIR", help="make a small CA and certificates for the NAMEs given, and end"
     )
     parser.add_argument("--policy", metavar="FILE", help="with --listen: who may trace what (TOML)")
-    parser.add_argument("--name", metavar="NAME", default="", help="what we are called (default: the host)")
+    parser.add_argument(
+        "--name",
+        metavar="NAME",
+        default="",
+        type=values.text,
+        help="what we are called (default: the host)",
+    )
     keep = parser.add_argument_group("what waits for the collector")
     keep.add_argument(
         "--memory",

@@ -84,6 +84,15 @@ def command(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def text(given: str) -> str:
+    """A text that is sent to others: it has to be one."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{given!a} is not in UTF-8") from None
+    return given
+
+
 def count(text: str) -> int:
     """Read a number of events, at least 1."""
     if not text.isdecimal() or int(text) < 1:

@@ -121,6 +121,8 @@ class Lake:
     def __init__(self, path: str, *, make: bool = False) -> None:
         self.path = path
         self.own = os.path.join(path, OWN)
+        if any("\ud800" <= char <= "\udfff" for char in path):  # libraries of Parquet cannot name it
+            raise LakeError("open", ascii(path), "its name is not in UTF-8", "name another directory")
         if make:
             self._make()
         if not os.path.isdir(self.captures):
