@@ -43,10 +43,10 @@ ARROWS: dict[str, set[str]] = {
     "analyze": {"wire", "capture", "packets", "view"},
     "lake": {"wire", "capture", "analyze"},
     "wireshark": {"wire", "capture", "packets"},
-    "transport": {"wire", "capture", "view", "toml"},
+    "transport": {"wire", "capture", "view"},
     "broker": {"wire", "transport"},
     "metrics": {"wire", "transport"},
-    "agent": {"wire", "capture", "kernel", "live", "view", "transport", "broker", "metrics", "toml"},
+    "agent": {"wire", "capture", "kernel", "live", "view", "transport", "broker", "metrics"},
     "collector": {"wire", "capture", "transport", "broker", "metrics"},
     "live": {"lang", "compile", "kernel", "capture", "view", "wire", "bpf", "btf"},
 }

@@ -221,7 +221,6 @@ def checked(verb: str, file: Path, text: str) -> tuple[int, str]:
         ),
         ("collect", "sync = true\n", "from whom?"),
         ("collect", 'from = ["nats://127.0.0.1"]\ngroup = "a.b"\n', "no name of a group"),
-        ("collect", 'listen = ["unix:/x/s"]\nparquet = "DIR"\n', "it has other files, and is no lake"),
         ("agent", 'to = "unix:/x"\nprobes = ["begin"]\n', "in order: to unix:/x, 1 probe"),
         ("agent", 'to = "unix:/x"\nprobes = ["begin", "kprob:x"]\n', "did you mean kprobe"),
         ("agent", 'to = "unix:/x"\n', "no PROBE is named"),

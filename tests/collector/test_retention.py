@@ -143,7 +143,7 @@ def test_a_file_in_use_never_goes(site: Site) -> None:
         aged(path, 30)
     looker = looked(site, Keep(DAY, 1), lake=lambda path: path.endswith("-0001.pcapng"))
     assert [path.exists() for path in files] == [True, *[False] * (len(files) - 2), True]
-    assert "what is kept is more than 1 bytes: some of it is not in the lake yet" in looker.trouble
+    assert "what is kept is more than 1 byte: some of it is not in the lake yet" in looker.trouble
     assert source.peer is not None
     source.give(5, source.peer)
     acknowledged(site, source)
