@@ -250,6 +250,7 @@ def _check_file(path: str, secret: bool) -> None:
     except OSError as error:
         raise KwireError("read", path, (error.strerror or str(error)).lower(), MAKE) from error
     if not stat.S_ISREG(mode):
-        raise KwireError("read", path, "it is not a file", "name a PEM file")
+        what = "a directory" if stat.S_ISDIR(mode) else "not a file"
+        raise KwireError("read", path, f"it is {what}", "name a PEM file")
     if secret and mode & stat.S_IRWXO:
         raise KwireError("use", path, "everybody may read this private key", f"chmod 600 {path}")
