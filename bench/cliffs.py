@@ -493,8 +493,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=2, help="of which the best counts")
     verbs = ["stats", "query", "export", "verify"]
     parser.add_argument("--verb", choices=verbs, nargs="+", default=verbs, help="a table for each")
-    parser.add_argument("rows", nargs="*", metavar="ROW")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="how the names of those begin that are wanted")
     args = parser.parse_args()
+    for row in args.rows:
+        if not any(name.startswith(row) for name in ROWS):
+            parser.error(f"there is no row {row!r}: {', '.join(ROWS)}")
     rows: dict[str, list[list[str]]] = {verb: [] for verb in args.verb}
     told: dict[str, list[Measured]] = {verb: [] for verb in args.verb}
     base: dict[str, float] = {}
