@@ -735,3 +735,12 @@ def test_certificates_are_made(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "web1.example" in run.stdout
     assert (tmp_path / "certs" / "web1.example" / "key.pem").exists()
+
+
+def test_an_agent_that_never_reached_anybody_says_so(world: World, load: Load) -> None:
+    agent = world.tracing(load, "--grace", "0.1")
+    until(lambda: "trying again" in agent.errors)
+    agent.signal(signal.SIGINT)
+    agent.end(1)
+    assert f"{world.address} was never reached; there is no event that it does not have" in agent.errors
+    assert "has everything" not in agent.errors

@@ -17,11 +17,16 @@ from hypothesis import strategies as st
 
 from kwire.agent import manifest
 from kwire.agent import spool as spools
+from kwire.agent.agent import Recovered
 from kwire.agent.segment import HEAD, HEADER, SpoolError
 from kwire.agent.spool import Spool, begin, recover
 from kwire.agent.spool_state import SpoolLocation
+from kwire.agent.uplink import Line, Uplink
+from kwire.transport.address import parse
+from kwire.transport.loop import Loop
 from kwire.wire import cbor
 from kwire.wire.messages import Cause, Lost
+from kwire.wire.session import Settings
 
 TOKEN, OTHER = b"t" * 16, b"o" * 16
 PREFIX = [b"schema 1", b"schema 2"]
@@ -712,3 +717,38 @@ def test_any_order_of_things(tmp_path_factory: pytest.TempPathFactory, steps: li
         assert (spool.first, spool.next) == (first, first + len(model))
         assert all_of(spool) == model
     spool.remove()
+
+
+def test_a_spool_keeps_what_its_agent_was_called(tmp_path: Path) -> None:
+    spool = begin(str(tmp_path), TOKEN, PREFIX, 64 * MB, 8 * MB, name="web1")
+    spool.run()
+    spool.put(spool.next, b"x" * 100)
+    spool.close()
+    [(found, _)] = recover(str(tmp_path), 64 * MB, 8 * MB)
+    assert found is not None
+    assert found.kept.name == "web1"
+    line = Line(Loop(), parse("unix:/nowhere"), Settings(), {"host": "here", "name": "web2"}, lambda *_: None)
+    try:
+        uplink = Recovered(line, found).uplink
+        assert isinstance(uplink, Uplink)
+        assert uplink.peer.session.about == {"host": "here", "name": "web1"}
+    finally:
+        found.close()
+        line.loop.close()
+
+
+def test_a_spool_of_an_agent_that_did_not_say_what_it_is_called(tmp_path: Path) -> None:
+    """Those of the release before have no name."""
+    spool = begin(str(tmp_path), TOKEN, PREFIX, 64 * MB, 8 * MB)
+    spool.run()
+    spool.put(spool.next, b"x" * 100)
+    spool.close()
+    [file] = tmp_path.glob("*/session")
+    kept = cbor.loads_map(file.read_bytes()[4:])
+    del kept["name"]
+    data = cbor.dumps(kept)
+    file.write_bytes(zlib.crc32(data).to_bytes(4, "little") + data)
+    [(found, _)] = recover(str(tmp_path), 64 * MB, 8 * MB)
+    assert found is not None
+    assert (found.kept.name, found.kept.token) == ("", TOKEN)
+    found.close()

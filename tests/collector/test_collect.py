@@ -7,6 +7,7 @@ import shutil
 import struct
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from verified import verify_file
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
 from kwire.capture.resumable import ResumableWriter
-from kwire.collector import storage
+from kwire.collector import session_statistics, storage
 from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents
 from kwire.collector.folder import Folder, FolderError
+from kwire.collector.metrics import CollectorMetrics
 from kwire.collector.storage import Storage
 from kwire.collector.store import Store
 from kwire.errors import KwireError
@@ -1039,4 +1041,67 @@ def test_what_is_gone_is_told_by_probe(site: Site, monkeypatch: pytest.MonkeyPat
     site.until(lambda: told)
     assert told[0]["events"] == 37
     assert told[0]["probes"] == {1: 30, 2: 7}
+    site.close()
+
+
+def test_what_is_kept_of_sessions_that_have_ended_does_not_grow(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sums stay what they are; the files of the last ones are named."""
+    monkeypatch.setattr(session_statistics, "MOST", 3)
+    collector = site.open()
+
+    def ended(source: Source) -> bool:
+        return source.ended is not None and not collector.collected_sessions
+
+    for number in range(8):
+        source = Source(f"host{number % 2}")
+        source.peer = site.connect(source).peer
+        source.give(10 + number, source.peer)
+        source.finish(source.peer)
+        site.until(partial(ended, source))
+    assert len(collector.tally.sessions) == len(collector.tally._sums) == 3
+    metrics = [one for one in CollectorMetrics(collector).samples() if one is not None]
+    site.close()
+    summary = collector.summary()
+    assert (summary["sessions"], summary["events"]) == (8, sum(range(10, 18)))
+    assert (summary["lost"], summary["unproven"], summary["errors"]) == (0, 0, 0)
+    assert collector.events == summary["events"]
+    keys = ("host", "sessions", "events")
+    found = [(*(host[key] for key in keys), len(host["files"])) for host in summary["hosts"]]
+    assert found == [("host0", 4, 10 + 12 + 14 + 16, 1), ("host1", 4, 11 + 13 + 15 + 17, 2)]
+    told = {one.labels: one.value for one in metrics if one.name == "kwire_host_events_total"}
+    assert told == {("host0",): 52, ("host1",): 56}
+
+
+def test_sessions_that_are_not_remembered_any_more_hold_no_capture(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "PARKED", 2)
+    collector = site.open(settings=QUICK)
+
+    def stored(events: int) -> bool:
+        return collector.events == events and not collector.storage._dirty
+
+    for number in range(6):
+        source = Source(f"host{number}")
+        source.peer = site.connect(source).peer
+        source.give(10, source.peer)
+        site.until(partial(stored, 10 * (number + 1)))
+        source.peer.detach("away")
+        site.until(lambda: not collector.collected_sessions)
+        for path in collector.place.folder.checkpoints():
+            os.utime(path, (0, 0))  # it was touched so long ago that the next look deletes it
+    assert len(collector.storage._parked) <= 2
+
+
+def test_how_far_behind_a_host_is(site: Site) -> None:
+    """By its own clock: the newest event that is safe, and how old it was then."""
+    collector = site.open()
+    source = Source("host")
+    source.peer = site.connect(source).peer
+    source.give(10, source.peer)
+    site.until(lambda: "host" in collector.storage.newest)
+    assert collector.storage.newest["host"] == (WALL + 9) / 1e9
+    assert collector.storage.lags["host"] > 0
     site.close()

@@ -194,6 +194,9 @@ def test_an_agent_and_its_collector_tell_the_same(
     assert stored["kwire_host_events_total"] == {host: CALLS}
     assert stored["kwire_host_lost_events_total"] == {host: 0}
     assert abs(stored["kwire_host_last_data_timestamp_seconds"][host] - time.time()) < 600
+    assert abs(stored["kwire_host_newest_event_timestamp_seconds"][host] - time.time()) < 600
+    assert 0 < stored["kwire_host_lag_seconds"][host] < 600  # it waited in the spool until we came
+    assert stored["kwire_broker_pending_messages"] == {(): 0}
     assert stored["kwire_sessions_total"] == {(): 1}
     assert collector.get("/readyz") == (200, "ready\n")
     assert collector.end() == 0

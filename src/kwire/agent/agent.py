@@ -45,6 +45,8 @@ class Recovered:
         """Called when it is delivered."""
         self.at_refusal: Callable[[], None] = lambda: None
         """Called when certificates keep the collector and us apart."""
+        if spool.kept.name:  # it is the session of that one, whatever we are called
+            line = line._replace(about={**line.about, "name": spool.kept.name})
         self._line = line
         self._totals: list[bytes] = []
         self._expired = 0
@@ -402,11 +404,13 @@ def make_uplink(line: Line, hold: Hold, cargo: "BrokerCargo") -> "Uplink | Broke
     return BrokerUplink(line, line.broker, hold, cargo)
 
 
-def make_hold(folder: str, sink: SourceSink, memory: int, size: int) -> Hold:
-    """Where a recording's payloads wait: in memory, or on disk where a folder is named. Raises SpoolError."""
+def make_hold(folder: str, sink: SourceSink, memory: int, size: int, name: str = "") -> Hold:
+    """Where a recording's payloads wait: in memory, or on disk where a folder is named. `name`: what the
+    agent is called. Raises SpoolError.
+    """
     if not folder:
         return MemoryHold(memory, sink.begin())
-    return SpoolHold(spools.begin(folder, os.urandom(16), sink.begin(), size, memory, sink.probes))
+    return SpoolHold(spools.begin(folder, os.urandom(16), sink.begin(), size, memory, sink.probes, name))
 
 
 def causes(losses: Mapping[int, int]) -> dict[str, int]:

@@ -646,11 +646,19 @@ class Spool:
 _MIXED: Final = "take away what was put there"
 
 
-def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: int, probes: int = 1) -> Spool:
+def begin(
+    path: str,
+    token: bytes,
+    prefix: Sequence[bytes],
+    size: int,
+    memory: int,
+    probes: int = 1,
+    name: str = "",
+) -> Spool:
     """Make a spool for a new session in the folder `path`, which is made where it is not there.
 
     `prefix`: the payloads that the session begins with; `size`, `memory`: bytes; `probes`: the largest probe
-    number. Raises SpoolError.
+    number; `name`: what its agent is called. Raises SpoolError.
     """
     id = os.urandom(16)
     try:
@@ -660,7 +668,7 @@ def begin(path: str, token: bytes, prefix: Sequence[bytes], size: int, memory: i
             os.mkdir(own, 0o700)
             folder = open_folder(own)
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(folder), b"")
+            kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(folder), b"", name)
             spool = Spool(own, folder, id, kept, size, memory)
             spool._claim()
             spool._live()

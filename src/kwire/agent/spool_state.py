@@ -68,7 +68,8 @@ class SpoolSession(NamedTuple):
     """What the session file says: the token, the payloads before the records, the number of their first.
 
     `boot` is the id of the boot that wrote it: after another, `state` may be behind. `probes`: the largest
-    probe number; `place`: where the spool was made; `life`: drawn at random when it was taken up last.
+    probe number; `place`: where the spool was made; `life`: drawn at random when it was taken up last;
+    `name`: what its agent is called, "" where one wrote it that did not say so.
     """
 
     token: bytes
@@ -78,6 +79,10 @@ class SpoolSession(NamedTuple):
     probes: int
     place: SpoolLocation
     life: bytes
+    name: str = ""
+
+
+_NEEDED: Final = tuple(key for key in SpoolSession._fields if key not in SpoolSession._field_defaults)
 
 
 class Stamp(NamedTuple):
@@ -150,10 +155,17 @@ def read(folder: int, path: str) -> SpoolSession | None:
         if zlib.crc32(data[4:]) == int.from_bytes(data[:4], "little"):
             value: dict[Any, Any] = cbor.loads_map(data[4:])
             old = "place" not in value
-            token, prefix, start, boot, probes, place, life = (value[name] for name in SpoolSession._fields)
+            token, prefix, start, boot, probes, place, life = (value[key] for key in _NEEDED)
             where = SpoolLocation(str(place[0]), *map(int, place[1:]))
             return SpoolSession(
-                bytes(token), tuple(prefix), int(start), str(boot), int(probes), where, bytes(life)
+                bytes(token),
+                tuple(prefix),
+                int(start),
+                str(boot),
+                int(probes),
+                where,
+                bytes(life),
+                str(value.get("name", "")),
             )
     except (FrameError, KeyError, TypeError, ValueError, IndexError):
         pass

@@ -429,7 +429,7 @@ def _record(
     tracing.say_skipped(recorder.plan)
     served = metrics.served(args, line.loop, AGENT, recorder)
     sink = SourceSink(recorder.schemas, size)
-    hold = make_hold(args.spool, sink, args.memory, args.spool_size)
+    hold = make_hold(args.spool, sink, args.memory, args.spool_size, line.about["name"])
     agent = Agent(line, recorder, sink, hold, recovered, args.grace)
     _heed(agent, reader)
     if served is not None:
@@ -518,7 +518,9 @@ def _status(courier: "Courier", spool: str) -> int:
     if courier.kept:
         say(unfinished(courier.kept, spool, address), "unreachable")
     if courier.missing or (not courier.finished and not courier.kept):
-        say(unfinished(courier.missing, "", address), "events_lost" if courier.missing else "unreachable")
+        reached = any(uplink.sessions for uplink in courier.uplinks)
+        text = unfinished(courier.missing, "", address, reached)
+        say(text, "events_lost" if courier.missing else "unreachable")
     if courier.missing or courier.gone or courier.unknown:
         return NOT_WHOLE
     return OK if courier.finished else FAILED
@@ -538,8 +540,10 @@ def _report(args: argparse.Namespace, agent: "Agent", refused: int) -> int:
     return of_command(told.get("command_status"), own, wanted=not args.no_command_status)
 
 
-def unfinished(waiting: int, spool: str, address: str) -> str:
-    """Where an agent that left early leaves what it could not deliver."""
+def unfinished(waiting: int, spool: str, address: str, reached: bool = True) -> str:
+    """Where an agent that left early leaves what it could not deliver. `reached`: it had a session."""
+    if not waiting and not reached:
+        return f"{address} was never reached; there is no event that it does not have"
     if not waiting:
         return f"{address} has everything, but did not say that the recording is complete there"
     events, them = are(waiting, "event"), "it" if waiting == 1 else "them"

@@ -71,6 +71,10 @@ class Intake(Protocol):
         """Sessions of which something is stored here."""
 
     @property
+    def pending(self) -> int | None:
+        """Messages at the broker that nobody has acknowledged, as it said last; None: it has not."""
+
+    @property
     def open(self) -> int:
         """Those that have not ended."""
 

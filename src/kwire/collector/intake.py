@@ -125,6 +125,8 @@ class Intake:
         """Collectors whose messages wait for them."""
         self.begun = 0
         """Sessions of which something is stored here."""
+        self.pending: int | None = None
+        """Messages at the broker that the group has not acknowledged, as it said last; None: it has not."""
         self._broker = broker
         self._group = group
         self._me = identity
@@ -469,15 +471,18 @@ class Intake:
     async def _look_around(self, connection: Connection) -> None:
         """Look at sessions of which nothing comes: whether others have ended them, and what is missing."""
         loop = asyncio.get_running_loop()
+        asked = -IDLE[1]  # how much waits at the broker
         while True:
             await asyncio.sleep(TICK)
             now = loop.time()
             due = [one for one in self.sessions.values() if one.task is None and one.look <= now]
-            if not due:
+            if not due and now < asked + IDLE[1]:
                 continue
+            asked = now
             with contextlib.suppress(Exception):  # another time
                 info = await connection.js.consumer_info(names.STREAM, self._group)
                 self._floor = info.ack_floor.stream_seq if info.ack_floor else 0
+                self.pending = (info.num_pending or 0) + (info.num_ack_pending or 0)
             for each in due:
                 if each.task is None:
                     each.pause = min(2 * each.pause, IDLE[1])

@@ -64,8 +64,10 @@ class CollectorMetrics:
         yield Sample("kwire_keep_fails", float(bool(keep and keep.trouble)))
         yield from counted(collector.loop, COLLECT)
         last = list(collector.storage.heard.items())
-        hosts: Counter[str] = Counter()
-        lost: Counter[str] = Counter()
+        newest = list(collector.storage.newest.items())
+        lags = list(collector.storage.lags.items())
+        hosts = Counter({host: before["events"] for host, before in tally.hosts.items()})
+        lost = Counter({host: before["lost"] for host, before in tally.hosts.items()})
         tokens = {session.token for _, session in live}
         for token, about in ended:
             if token not in tokens:
@@ -80,4 +82,12 @@ class CollectorMetrics:
         for host, number in hosts.items():
             yield Sample("kwire_host_events_total", number, (host,))
             yield Sample("kwire_host_lost_events_total", lost[host], (host,))
-        yield from (Sample("kwire_host_last_data_timestamp_seconds", when, (host,)) for host, when in last)
+        for name, values in (
+            ("kwire_host_last_data_timestamp_seconds", last),
+            ("kwire_host_newest_event_timestamp_seconds", newest),
+            ("kwire_host_lag_seconds", lags),
+        ):
+            yield from (Sample(name, value, (host,)) for host, value in values)
+        pending = intake.pending if intake is not None else 0
+        if pending is not None:
+            yield Sample("kwire_broker_pending_messages", pending)

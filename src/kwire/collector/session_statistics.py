@@ -1,13 +1,14 @@
 """Session statistics of a collector: what there is to say of sessions that have ended, by host.
 
 Invariants: numbers are those of the captures, so after a restart they are of the whole session; a session
-that ended here more than once, because it came back, counts once.
+that ended here more than once, because it came back, counts once; what is kept does not grow with the
+sessions that have ended: of those beyond the last `MOST` only the sums of their hosts are left.
 """
 
 import os
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from kwire.collector.store import Store
 from kwire.collector.stored_session import StoredSession
@@ -15,15 +16,21 @@ from kwire.transport.clock import Offset
 from kwire.wire.messages import cause_text
 from kwire.words import plural
 
+MOST: Final = 4096
+"""Sessions that have ended for good of which each is known by itself, with its files."""
+
 
 class SessionStatistics:
     """Sums over sessions; `add` each when it ends, or the collector does; `forget` it when it comes back."""
 
-    __slots__ = ("_sums", "causes", "errors", "events", "lost", "sessions", "size")
+    __slots__ = ("_ended", "_sums", "causes", "errors", "events", "hosts", "lost", "sessions", "size")
 
     def __init__(self) -> None:
         self.sessions: dict[bytes, dict[str, Any]] = {}
-        """What there is of each, by its token."""
+        """What there is of each, by its token; those that have ended long ago are in `hosts`."""
+        self.hosts: dict[str, dict[str, Any]] = {}
+        """Sums of the sessions that ended before those."""
+        self._ended: dict[bytes, None] = {}  # those of a capture of their own that do not come back, in order
         self._sums: dict[bytes, tuple[int, int, int, int, Mapping[int, int]]] = {}  # what each added
         self.causes: Counter[int] = Counter()
         """Events lost in captures that are closed, by cause."""
@@ -68,9 +75,21 @@ class SessionStatistics:
             "errors": stored_session.errors,
             "clock": _clock(offset) or clock,
         }
+        if stored_session.done and not store.merged:
+            self._ended[stored_session.token] = None
+            while len(self._ended) > MOST:
+                self._fold(next(iter(self._ended)))
+
+    def _fold(self, token: bytes) -> None:
+        """Keep of a session what it adds to its host."""
+        del self._ended[token]
+        session = self.sessions.pop(token)
+        del self._sums[token]  # what it added stays
+        _join(self.hosts.setdefault(session["host"], _host(session["host"])), session)
 
     def forget(self, token: bytes) -> None:
         """A session goes on: what was said of it is not the end."""
+        self._ended.pop(token, None)
         self.sessions.pop(token, None)
         self._change(self._sums.pop(token, (0, 0, 0, 0, {})), -1)
 
@@ -85,26 +104,20 @@ class SessionStatistics:
 
     def summary(self) -> dict[str, Any]:
         """The object that `--json` prints."""
-        hosts: dict[str, dict[str, Any]] = {}
+        hosts = {
+            name: {**host, "causes": dict(host["causes"]), "files": []} for name, host in self.hosts.items()
+        }
         for session in self.sessions.values():
             host = hosts.setdefault(session["host"], _host(session["host"]))
-            host["sessions"] += 1
-            for name in ("events", "lost", "frames", "errors"):
-                host[name] += session[name]
-            host["unproven"] += not session["proven"]
-            for cause, count in session["causes"].items():
-                host["causes"][cause] = host["causes"].get(cause, 0) + count
+            _join(host, session)
             known = set(host["files"])
             host["files"] += [
                 file for file in session["files"] if file not in known and os.path.lexists(file)
             ]
-            host["clock"] = session["clock"] or host["clock"]
+        sums = ("sessions", "events", "lost", "unproven")
         return {
             "hosts": sorted(hosts.values(), key=lambda host: str(host["host"])),
-            "sessions": len(self.sessions),
-            "events": sum(session["events"] for session in self.sessions.values()),
-            "lost": sum(session["lost"] for session in self.sessions.values()),
-            "unproven": sum(not session["proven"] for session in self.sessions.values()),
+            **{name: sum(host[name] for host in hosts.values()) for name in sums},
             "errors": self.errors,
         }
 
@@ -121,6 +134,17 @@ def told(offset: Offset) -> str:
     """An offset of wall clocks for a person: `12.345 ms behind, ± 0.080 ms`."""
     direction = "behind" if offset.wall > 0 else "ahead"
     return f"{abs(offset.wall) / 1e6:.3f} ms {direction}, ± {offset.error / 1e6:.3f} ms"
+
+
+def _join(host: dict[str, Any], session: Mapping[str, Any]) -> None:
+    """Add a session to the sums of its host, but for its files."""
+    host["sessions"] += 1
+    for name in ("events", "lost", "frames", "errors"):
+        host[name] += session[name]
+    host["unproven"] += not session["proven"]
+    for cause, count in session["causes"].items():
+        host["causes"][cause] = host["causes"].get(cause, 0) + count
+    host["clock"] = session["clock"] or host["clock"]
 
 
 def _host(name: str) -> dict[str, Any]:

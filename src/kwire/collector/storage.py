@@ -40,6 +40,12 @@ MOST_DONE: Final = 4096
 """Sessions that have ended which are known though somebody has removed their checkpoints."""
 
 
+PARKED: Final = 1024
+"""Sessions that are away after which it is looked for those that are not remembered any more; then at twice
+as many as there are.
+"""
+
+
 class Told(NamedTuple):
     """Who hears of what happens to stores."""
 
@@ -67,6 +73,10 @@ class Storage:
         """Those of which the disk did not take the last commit."""
         self.heard: dict[str, float] = {}
         """When something of each host came last, in seconds since 1970."""
+        self.newest: dict[str, float] = {}
+        """When the newest event of each host that is safe happened there, in seconds since 1970."""
+        self.lags: dict[str, float] = {}
+        """How many seconds after it happened that event was safe here, by both clocks; never below 0."""
         self._told = told
         self._packing = Packing()
         self._merged: Store | None = None
@@ -74,6 +84,7 @@ class Storage:
         self._done: dict[bytes, StoredSession] = {}  # ended here, by token: checkpoints may be removed
         self._merged_left: tuple[str, int] | None = None  # the same of a merged capture
         self._parked: dict[str, tuple[str, int]] = {}
+        self._parked_most = PARKED
         # Checkpoints of sessions that may come back → the capture they left, and the number of its last file.
         self._adrift: dict[str, Checkpoint] = {}  # removed ones, by path, of stores that were left
         self._taken = 0  # bytes since the last commit
@@ -263,6 +274,16 @@ class Storage:
         token = next((one.token for one in store.stored_sessions.values() if not one.done), None)
         if store.opened and not store.merged and token is not None:
             self._parked[self.place.folder.checkpoint(token)] = store.held
+            if len(self._parked) > self._parked_most:
+                self._unpark()
+
+    def _unpark(self) -> None:
+        """Forget those whose checkpoint is not there any more: nothing goes on in their captures."""
+        with contextlib.suppress(OSError):  # another time
+            there = set(self.place.folder.checkpoints())
+            for checkpoint in [one for one in self._parked if one not in there and one not in self._adrift]:
+                del self._parked[checkpoint]
+        self._parked_most = max(PARKED, 2 * len(self._parked))
 
     def in_use(self, capture: str, number: int) -> bool:
         """Whether a file of a capture is written by an open session, or may have what is not acknowledged."""
@@ -335,7 +356,12 @@ class Storage:
                 continue
             self.refused.discard(store)
             self._told.taken()
+            now = time.time()
             for stored_session in stored_sessions:
+                newest = stored_session.newest
+                if newest is not None:
+                    self.newest[stored_session.host] = newest
+                    self.lags[stored_session.host] = max(0.0, now - newest)
                 self._told.safe(stored_session)
 
     def turn(self) -> None:

@@ -381,6 +381,8 @@ class Store:
                     frame = frames.frame(stop)
                     self._outsider(stored_session, frame, frame.header.id)
                 start = stop + 1
+            if count:
+                stored_session.see(frames)
         self._stored_session = None
         stored_session.frames += 1
         stored_session.next = (sequence + 1) % SEQUENCES

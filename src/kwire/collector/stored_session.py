@@ -13,7 +13,8 @@ from typing import Final
 from kwire.collector.checkpoint import Contents
 from kwire.wire import cbor
 from kwire.wire.control import TOKEN_SIZE
-from kwire.wire.frame import VERSION, Code, Frame, FrameError, Header, Problem, Type
+from kwire.wire.frame import HEADER_SIZE, VERSION, Code, Frame, FrameError, Header, Problem, Type
+from kwire.wire.frames import Frames
 from kwire.wire.keyed import INTEGER, MAP, Key, listing, read_payload
 from kwire.wire.payload import ENDS
 from kwire.wire.schema import Clock, Schema, SchemaReader
@@ -48,13 +49,19 @@ _ABOUT_KEYS: Final = {
 }
 
 
+LOOKED_AT: Final = 16
+"""Frames at the end of a payload that are looked at for its newest event: behind it stand losses at most."""
+
+
 class StoredSession:
     """One session. `next`: the sequence number it expects; `stored`: the one that the checkpoint knows."""
 
     __slots__ = (
         "_base",
+        "_clocks",
         "_described",
         "_fresh",
+        "_newest",
         "_partial",
         "_raw",
         "_reader",
@@ -99,6 +106,8 @@ class StoredSession:
         self._base: dict[int, int] = {}  # own number → how many of its payloads were before those in `_raw`
         self._fresh: dict[int, int] = {}  # own number → the first of its payloads that no checkpoint has
         self._described = 0  # bytes in both
+        self._clocks: dict[int, tuple[str, Clock]] = {}  # own number → byte order and clock
+        self._newest: tuple[int, bytes] = (0, b"")  # the capture's number of an event, and its time
         self._reader = SchemaReader()
 
     @property
@@ -162,6 +171,8 @@ class StoredSession:
         if schema is None:
             self._news(id, len(self._partial[id]) - 1)
             return None
+        if schema.clock is not None:
+            self._clocks[id] = schema.order, schema.clock
         new = self._partial.pop(id)
         self._described -= sum(map(len, old))
         if new != old:
@@ -190,6 +201,28 @@ class StoredSession:
         if len(self.table) <= id:
             self.table.extend([0] * (id + 1 - len(self.table)))
         self.table[id] = number
+
+    def see(self, frames: Frames) -> None:
+        """Note the last event of what was stored; frames have the capture's numbers."""
+        for index in range(frames.count - 1, max(-1, frames.count - 1 - LOOKED_AT), -1):
+            header = frames.header(index)
+            if header.type == Type.EVENT:
+                at = frames.offsets[index] + HEADER_SIZE
+                self._newest = header.id, bytes(frames.view[at : at + 8])
+                return
+
+    @property
+    def newest(self) -> float | None:
+        """When the last event that was stored happened, in seconds since 1970, by its source's clock, or by
+        ours where its times are put on that; None: there was none, or it has no clock.
+        """
+        number, time = self._newest
+        known = self._clocks.get(self.own.get(number, 0))
+        if known is None:
+            return None
+        order, clock = known
+        monotonic, wall = self.anchor or (clock.monotonic, clock.wall)
+        return (wall + int.from_bytes(time, "big" if order == "big" else "little") - monotonic) / 1e9
 
     def schemas(self) -> list[Schema]:
         """All its schemas as the capture has them, read from what is kept."""
