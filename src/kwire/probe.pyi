@@ -100,8 +100,8 @@ arg10: _int
 arg11: _int
 """An argument as a plain number, without its type."""
 
-def str(p: _Any, limit: _int = ..., /) -> _str:
-    """`str(p[, limit])`: text at p to its NUL, at most limit (or 256) bytes."""
+def str(p: _Any, n: _int = ..., limit: _int = ..., /) -> _str:
+    """`str(p[, n[, limit]])`: text at p to its NUL, at most n (or 256) bytes; a varying n is cut at limit (likewise)."""
 
 def bytes(p: _Any, n: _int, limit: _int = ..., /) -> _bytes:
     """`bytes(p, n[, limit])`: n bytes at p; a varying n is cut at limit (or 64)."""

@@ -136,14 +136,14 @@ def test_a_missing_probe_is_what_the_setting_says() -> None:
     run = kwire("--dry-run", "-e", program)
     assert run.returncode == 1
     assert run.stderr.splitlines()[0] == (
-        "stdin:1:1-22: ERROR: tracepoint:sched:nope: this kernel has no such tracepoint"
+        "stdin:1:1-22: ERROR: No matches for tracepoint sched:nope: this kernel has no such tracepoint"
     )
     run = kwire("--dry-run", "-e", f"config = {{ missing_probes = ignore }} {program}")
     assert (run.returncode, run.stderr) == (0, "")
     pattern = program.replace("nope", "nope*")  # beside a place that is there
     run = kwire("--dry-run", "-e", pattern)
     assert run.returncode == 0
-    assert run.stderr.startswith("stdin:1:1-23: WARNING: tracepoint:sched:nope*: no tracepoint matches")
+    assert run.stderr.startswith("stdin:1:1-23: WARNING: No matches for tracepoint sched:nope*. Skipping.")
     for silent in (
         "config = { missing_probes = ignore } " + pattern,
         pattern.replace(":sched:nope*", ":syscalls:*getppid"),
@@ -154,7 +154,11 @@ def test_a_missing_probe_is_what_the_setting_says() -> None:
         "--dry-run", "-e", f"BEGIN {{ }} {program.replace(', tracepoint:syscalls:sys_enter_getppid', '*')}"
     )
     assert run.returncode == 1
-    assert "ERROR: tracepoint:sched:nope*: no tracepoint matches" in run.stderr
+    assert "ERROR: No matches for tracepoint sched:nope*: no tracepoint matches" in run.stderr
+    run = kwire("--dry-run", "-e", "config = { missing_probes = warn } BEGIN { } tracepoint:sched:nope { }")
+    assert run.returncode == 0
+    assert "WARNING: No matches for tracepoint sched:nope. Skipping." in run.stderr
+    assert "WARNING: Probe has no valid attach points." in run.stderr
 
 
 def test_all_that_is_wrong_is_said() -> None:

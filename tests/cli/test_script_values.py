@@ -49,6 +49,9 @@ begin {
   @sums[*(struct two *)(&$n)] = $copy.a; @grid[0] = (*(struct grid *)(&$n)).m; print(@grid[0][1][0]);
   for ($kv : @sums) { print($kv.0.b); } print((1, (*(struct grid *)(&$n)).m)); print(*(struct one *)(&$n));
   $i = 2; while (($i--) > 0) { print($i); } while (--$i > -3) { print($i); }
+  $some = (uint64)@zero + 4;
+  print((str((int8 *)&$t, $some), str("abcdef", $some - 1), strlen(str($t, $some - 9))));
+  @cut[str($t, $some)] = str($t, 3); print(str((int8 *)&$t, 3));
   assert($a == 0, "told");
 }
 end { @unset = 1; }
@@ -93,11 +96,14 @@ known
 1
 0
 -2
+(hel, ab, 5)
+he
 """
 
 LEFT = """@avg: 100
 @b[ok\\x00, 1]: 1
 @buf: hell
+@cut[hel]: he
 @deep[hi, (longer, 2)]: 1
 @grid[0]: [[1,2],[3,4]]
 @h:
@@ -114,6 +120,7 @@ def test_what_values_mean() -> None:
     assert printed + "\n" == PRINTED.replace("NAME", name).replace("COMM", own), run.stderr
     assert left.lstrip("\n").startswith(LEFT)
     assert "assert failed: told" in run.stderr
+    assert run.stderr.count("WARNING: Divide or modulo by 0 detected.") == 2
     assert run.returncode == 1
 
 
@@ -199,5 +206,21 @@ def test_settings_of_the_environment_go_before() -> None:
         timeout=100,
         env=environment | {"BPFTRACE_MAX_STRLEN": "0"},
     )
-    assert "max_strlen is from 1 to 4,096" in wrong.stderr
+    assert "max_strlen is from 1 to 16,384" in wrong.stderr
     assert wrong.returncode == 1
+
+
+LONG = """config = { max_strlen = 9999 }
+tracepoint:syscalls:sys_enter_access /pid == cpid && strlen(str(args.filename)) > 5000/ {
+  @kept = str(args.filename); @again = @kept; printf("%s\\n", str(args.filename)); print(strlen(@again));
+  exit();
+}"""
+
+
+@pytest.mark.live
+def test_texts_may_be_long() -> None:
+    name = "X" * 5555
+    command = f"{sys.executable} -c 'import os; os.access(\"X\" * 5555, 0)'"
+    words = [*KWIRE, "-q", "-e", LONG, "-c", command]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    assert run.stdout.split() == [name, "5555", "@again:", name, "@kept:", name], run.stderr

@@ -255,14 +255,25 @@ class Meaning:
             return self.comm[: e.type.limit], len(self.comm) > e.type.limit, True
         at = self.address(e.place)
         found = b""
-        while len(found) <= e.type.limit and not (e.fixed and len(found) == e.fixed):
+        most = e.type.limit if e.type.exact and not e.fixed else e.type.limit + 1
+        while len(found) < most and not (e.fixed and len(found) == e.fixed):
             byte = None if at is None else self.read(at + len(found), 1)
             if byte is None:
                 return b"", False, False
             if byte == b"\0":
                 break
             found += byte
-        return found[: e.type.limit], len(found) > e.type.limit, True
+        return found[: e.type.limit], len(found) > e.type.limit and not e.type.exact, True
+
+    def beginning(self, e: c.TextSet) -> bytes:
+        """What a local holds of a text: of one that lies anywhere nothing behind its size is looked at."""
+        text, most = e.value, e.type.limit
+        if e.size is not None:
+            size = max(self.signed(e.size), 0) if t.signed(e.size.type) else self.register(e.size)
+            most = min(size, most)
+        if isinstance(text, c.ReadText) and not text.fixed and e.size is not None:
+            text = text.replace(type=text.type.replace(limit=min(text.type.limit, most), exact=True))
+        return self.text(text)[0][:most]
 
     def text_field(self, e: Any) -> tuple[bytes, bool]:
         """A text in an event; the mark of being cut is on what could not be read too, but for a block."""
@@ -382,7 +393,7 @@ class Meaning:
             if isinstance(one, c.LocalSet):
                 self.locals[one.local] = self.number(one.value)
             elif isinstance(one, c.TextSet):
-                self.held_texts[one.local] = self.text(one.value)[0][: one.type.limit]
+                self.held_texts[one.local] = self.beginning(one)
             elif isinstance(one, c.Store):
                 self.held_texts[one.local] = self.register(one.value).to_bytes(8, "little")
             elif isinstance(one, c.Each):
@@ -727,7 +738,8 @@ class Writer:
         if self.one(0, 1, 2) == 0:
             return c.Comm(t.Text(self.one(15, 15, self.dice.randint(1, 15))), SPAN)
         limit, fixed = self.dice.randint(1, LIMIT), self.one(0, self.dice.randint(1, 48))
-        return c.ReadText(self.place(max(fixed, 1), 0, TEXTS), t.Text(limit, t.USER), SPAN, fixed)
+        type_ = t.Text(limit, t.USER, self.one(False, False, True))
+        return c.ReadText(self.place(max(fixed, 1), 0, TEXTS), type_, SPAN, fixed)
 
     def leaf(self) -> Any:
         number = self.one(self.dice.randint(-3, 70), self.one(*NUMBERS), self.dice.getrandbits(64))
@@ -845,7 +857,8 @@ class Writer:
         base = text.place.base if isinstance(text, c.ReadText) else None
         if isinstance(base, c.TextPlace) and base.local == number:
             text = known
-        return c.TextSet(number, text, t.Text(limit), SPAN)
+        size = self.one(None, None, self.expression(1))
+        return c.TextSet(number, text, t.Text(limit), SPAN, size)
 
     def each(self, depth: int) -> list[c.Stmt]:
         """A loop over a map, which the body leaves alone; what it finds there goes to locals and events."""

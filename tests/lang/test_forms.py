@@ -28,7 +28,7 @@ def test_forms_are_equal_by_class_and_parts() -> None:
 
 
 def test_forms_are_made_copied_and_kept() -> None:
-    assert repr(t.Text(4)) == "Text(limit=4, space='kernel')"
+    assert repr(t.Text(4)) == "Text(limit=4, space='kernel', exact=False)"
     assert t.Text(4).replace(space="user") == t.Text(4, "user")
     assert pickle.loads(pickle.dumps(SUM)) == SUM == copy.deepcopy(SUM)
     assert not hasattr(SUM, "__dict__")
@@ -40,7 +40,7 @@ def test_forms_are_made_copied_and_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "named"), [((), {}), ((1, 2, 3), {}), ((1,), {"limit": 2}), ((1,), {"color": 2})]
+    ("given", "named"), [((), {}), ((1, 2, 3, 4), {}), ((1,), {"limit": 2}), ((1,), {"color": 2})]
 )
 def test_a_form_takes_its_parts_and_no_others(given: tuple[Any, ...], named: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match="Text has the fields"):

@@ -33,7 +33,7 @@ WRONG = [
         "pid or 3",
     ),
     ("begin", "emit(args)", "3: args alone is no value; name one of them: args.name", "args"),
-    ("kprobe:connect", "emit(str)", "3: str is a function; call it: str(p[, limit])", "str"),
+    ("kprobe:connect", "emit(str)", "3: str is a function; call it: str(p[, n[, limit]])", "str"),
     ("kprobe:connect", "emit(args.skk)", "3: connect has no skk; did you mean sk?", "skk"),
     (
         "kprobe:connect",
@@ -162,13 +162,13 @@ WRONG = [
     (
         "kprobe:connect",
         "def f(sk): emit(x=sk.counts[4])",
-        "2: 4 is not an index of u32[4]; its indexes are 0 to 3",
+        "2: the index 4 is out of bounds for array of size 4; its indexes are 0 to 3",
         "4",
     ),
     (
         "kprobe:connect",
         "def f(sk): emit(x=sk.counts[-1])",
-        "2: -1 is not an index of u32[4]; its indexes are 0 to 3",
+        "2: the index -1 is out of bounds for array of size 4; its indexes are 0 to 3",
         "-1",
     ),
     ("kprobe:connect", "def f(sk): emit(x=sk.prio[0])", "2: an s32 has no elements", "sk.prio[0]"),
@@ -332,7 +332,7 @@ WRONG = [
     (
         "kprobe:connect",
         "def f(sk): emit(x=str(sk.name, 4)[4])",
-        "2: 4 is not an index of char[4]; its indexes are 0 to 3",
+        "2: the index 4 is out of bounds for array of size 4; its indexes are 0 to 3",
         "4",
     ),
     (
@@ -384,11 +384,16 @@ WRONG = [
         "print(1)",
     ),
     ("kprobe:connect", "emit(x=strr(1))", "3: unknown function strr; did you mean str?", "strr"),
-    ("kprobe:connect", "emit(x=str())", "3: str was called with 0 arguments; write str(p[, limit])", "str()"),
+    (
+        "kprobe:connect",
+        "emit(x=str())",
+        "3: str was called with 0 arguments; write str(p[, n[, limit]])",
+        "str()",
+    ),
     (
         "kprobe:connect",
         "emit(x=str(p=1))",
-        "3: str takes no named arguments; write str(p[, limit])",
+        "3: str takes no named arguments; write str(p[, n[, limit]])",
         "str(p=1)",
     ),
     (
@@ -409,18 +414,23 @@ WRONG = [
         "2: a struct common is no text; name the member that is",
         "sk.common",
     ),
-    ("kprobe:connect", "def f(sk): emit(x=str(sk.label, 0))", "2: 0 is no limit; it is 1 to 4096 bytes", "0"),
     (
         "kprobe:connect",
-        "def f(sk): emit(x=str(sk.label, sk.prio))",
+        "def f(sk): emit(x=str(sk.label, 0))",
+        "2: 0 is no limit; it is 1 to 16384 bytes",
+        "0",
+    ),
+    (
+        "kprobe:connect",
+        "def f(sk): emit(x=str(sk.label, sk.prio, sk.prio))",
         "2: the limit of str must be known when the probe is compiled",
         "sk.prio",
     ),
     (
         "kprobe:connect",
-        "def f(sk): emit(x=str(sk.label, 5000))",
-        "2: 5000 is no limit; it is 1 to 4096 bytes",
-        "5000",
+        "def f(sk): emit(x=str(sk.label, 20000))",
+        "2: 20000 is no limit; it is 1 to 16384 bytes",
+        "20000",
     ),
     (
         "kprobe:connect",

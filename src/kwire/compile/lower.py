@@ -33,7 +33,7 @@ from kwire.compile.layout import SLACK, Layout, pad
 from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
 from kwire.compile.matching import TEXTS, compare, length, match
 from kwire.compile.scratch import Stretch
-from kwire.compile.variable_length import Record
+from kwire.compile.variable_length import Record, bytes_wanted
 from kwire.hints import TYPE_CHECKING, NoReturn, TypeAlias
 from kwire.kinds import KINDS
 from kwire.lang import checked
@@ -295,7 +295,8 @@ class Lower(ExpressionLowering):
         limit, value = s.type.limit, s.value
         at = self._held(s.local, limit + 2)
         assert isinstance(value, checked.ReadText | checked.Comm | checked.TextConst)
-        put_text(self, value, limit, self._frame()[0], at)
+        size = None if s.size is None else self.emit("umin", [bytes_wanted(self, s.size), limit])
+        put_text(self, value, limit, self._frame()[0], at, size)
 
     def stack(self, e: checked.Stack | checked.UserSymbol) -> Operand:
         """The number of a stack."""

@@ -424,8 +424,20 @@ def put_text(
     most: int,
     base: Value | Slot,
     offset: int,
+    size: Operand | None = None,
 ) -> None:
-    """Write a text with its NUL, cut at so many bytes. On the stack there are zeros already."""
+    """Write a text with its NUL, cut at so many bytes. On the stack there are zeros already. `size`: not more
+    of it than this number, which is at most `most`; not on the stack.
+    """
+    if size is not None:
+        assert isinstance(base, Value)
+        if isinstance(value, checked.ReadText) and not value.fixed:
+            length, _ = Record(b, base, offset).text(value, most, size)
+            b.store(b.emit("add", [base, length]), offset, 1, 0)
+        else:
+            put_text(b, value, most, base, offset)
+            b.store(b.emit("add", [base, size]), offset, 1, 0)
+        return
     if isinstance(value, checked.TextConst):
         text = value.value[:most] + b"\0"
         for at in range(0, len(text), 8):

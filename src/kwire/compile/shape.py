@@ -22,7 +22,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     t.Pointer: ("space",),  # what it points to decided the loads
     t.Struct: ("size",),
     t.Array: ("element", "length"),
-    t.Text: ("limit", "space"),
+    t.Text: ("limit", "space", "exact"),
     t.Bytes: ("limit", "space"),
     t.Tuple: ("items",),
     t.Stack: (),
@@ -68,7 +68,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.Comm: ("type",),
     c.ReadBytes: ("place", "length", "type"),
     c.LocalSet: ("local", "value"),
-    c.TextSet: ("local", "value", "type"),
+    c.TextSet: ("local", "value", "type", "size"),
     c.Store: ("local", "value"),
     c.If: ("test", "then", "otherwise"),
     c.Loop: ("start", "step", "stop", "most", "body", "unsigned"),

@@ -41,7 +41,8 @@ class Record:
         before, lower.span = lower.span, value.span
         limit = min(item.limit, value.type.limit)
         lower.store(self.base, item.offset, 2, lower.binary("add", self.more, self.end))
-        if isinstance(value, checked.ReadText) and (value.fixed == 0 or value.fixed > limit + 1):
+        whole = isinstance(value, checked.ReadText) and not value.type.exact
+        if isinstance(value, checked.ReadText) and whole and not 0 < value.fixed <= limit + 1:
             length: Operand = self._told(value, limit, At(self.base, item.offset + 2))
         else:
             if isinstance(value, checked.ReadBytes):
@@ -69,11 +70,16 @@ class Record:
         sizes = [min(8, value.fixed - at) for at in range(0, value.fixed, 8)]
         return [self.lower.read_int(value.place, size, 8 * n) for n, size in enumerate(sizes)]
 
-    def text(self, value: checked.ReadText | checked.Comm, limit: int) -> tuple[Operand, Operand]:
-        """Write a text where the next tail value goes: (length, 1 when it was cut)."""
+    def text(
+        self, value: checked.ReadText | checked.Comm, limit: int, size: Operand | None = None
+    ) -> tuple[Operand, Operand]:
+        """Write a text where the next tail value goes: (length, 1 when it was cut). `size`: no more of one
+        that lies anywhere than so many bytes, which are at most the limit.
+        """
         if isinstance(value, checked.Comm) or 0 < value.fixed <= min(WORDS_MOST, limit):
-            return self._words(self._array(value), limit)
-        return self._string(value, limit)
+            length, cut = self._words(self._array(value), limit)
+            return length, 0 if value.type.exact else cut
+        return self._string(value, limit, size)
 
     def finish(self) -> Operand:
         """Zero the padding; the size of the whole record."""
@@ -172,7 +178,9 @@ class Record:
 
     # texts and bytes read by a helper
 
-    def _string(self, value: checked.ReadText, limit: int) -> tuple[Operand, Operand]:
+    def _string(
+        self, value: checked.ReadText, limit: int, size: Operand | None = None
+    ) -> tuple[Operand, Operand]:
         """A text up to its NUL: (length, 1 when it was cut, or could not be read and has no length).
 
         Two bytes more than the limit are asked for, one for the NUL and one that tells a text of just the
@@ -180,9 +188,10 @@ class Record:
         character of an array that has no NUL is fetched by itself.
         """
         lower = self.lower
-        most = min(limit + 2, value.fixed) if value.fixed else limit + 2
+        beyond = 1 if value.type.exact and not value.fixed else 2
+        most = min(limit + beyond, value.fixed) if value.fixed else limit + beyond
         base, offset = lower.place(value.place)
-        result, here = self._read(value, most, base, offset)
+        result, here = self._read(value, most, base, offset, size)
         length: Operand = lower.emit("add", [result, -1])
         length = lower.emit("within", [length, length, most])
         if 0 < value.fixed <= limit + 1:
@@ -194,17 +203,21 @@ class Record:
             return kept, unread
         if isinstance(self.base, Slot):
             lower.store(here.base, here.offset + limit, 1, 0)
+        if value.type.exact:
+            return kept, unread
         cut = lower.emit("sub", [length, kept])
         return kept, cut if own else lower.emit("or", [cut, unread])
 
-    def _read(self, value: checked.ReadText, most: int, base: Operand, offset: int) -> tuple[Value, At]:
+    def _read(
+        self, value: checked.ReadText, most: int, base: Operand, offset: int, size: Operand | None = None
+    ) -> tuple[Value, At]:
         """Call the helper for a text of so many bytes with its NUL: its result, and where it has written."""
         lower = self.lower
-        told: Operand = most
+        told: Operand = most if size is None else lower.emit("umin", [lower.emit("add", [size, 1]), most])
         source = lower.binary("add", base, offset)
         if isinstance(value.place.base, checked.DataLocAddress) and not (offset or value.place.indexes):
             word = lower.context_int(value.place.base.offset, 4)
-            told = lower.emit("umin", [lower.emit("rsh", [word, 16]), most])
+            told = lower.emit("umin", [lower.emit("rsh", [word, 16]), told])
         self._clear(most)
         here = self._here()
         result = lower.call(f"probe_read_{value.place.space}_str", here, told, source)
@@ -240,10 +253,7 @@ class Record:
     def _bytes(self, value: checked.ReadBytes, limit: int) -> tuple[Operand, Operand]:
         """A number of bytes: (length, 1 when there were more, or they could not be read)."""
         lower = self.lower
-        wanted = lower.expr(value.length)
-        if types.signed(value.length.type) and bits_of(wanted) == 64:  # a negative number of bytes is none
-            sign = lower.emit("arsh", [wanted, 63])
-            wanted = lower.emit("and", [wanted, lower.emit("xor", [sign, -1])])
+        wanted = bytes_wanted(lower, value.length)
         base, offset = lower.place(value.place)
         self._clear(limit)
         size = lower.emit("umin", [wanted, limit])
@@ -253,6 +263,15 @@ class Record:
         length = lower.emit("within", [size, result, 1])
         more = lower.emit("cmp", [wanted, limit], "gt", 1)
         return length, lower.emit("or", [more, lower.emit("rsh", [result, 63], None, 1)])
+
+
+def bytes_wanted(lower: ExpressionLowering, e: checked.Expr) -> Operand:
+    """A number of bytes; a negative one is none."""
+    wanted = lower.expr(e)
+    if types.signed(e.type) and bits_of(wanted) == 64:
+        sign = lower.emit("arsh", [wanted, 63])
+        wanted = lower.emit("and", [wanted, lower.emit("xor", [sign, -1])])
+    return wanted
 
 
 def _own(value: checked.ReadText) -> bool:

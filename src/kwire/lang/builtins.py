@@ -105,7 +105,7 @@ class Function(NamedTuple):
 
 
 TEXT_LIMIT = 256
-MAX_LIMIT = 4096
+MAX_LIMIT = 16384
 BYTES_LIMIT = 64
 
 STACK_LIMIT = 127
@@ -121,11 +121,11 @@ STACKS_MOST = 8192
 FUNCTIONS = (
     Function(
         "str",
-        "str(p[, limit])",
+        "str(p[, n[, limit]])",
         1,
-        2,
-        f"text at p to its NUL, at most limit (or {TEXT_LIMIT}) bytes",
-        hint="(p: Any, limit: int = ..., /) -> str",
+        3,
+        f"text at p to its NUL, at most n (or {TEXT_LIMIT}) bytes; a varying n is cut at limit (likewise)",
+        hint="(p: Any, n: int = ..., limit: int = ..., /) -> str",
     ),
     Function(
         "bytes",

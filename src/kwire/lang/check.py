@@ -717,8 +717,10 @@ class Body(ExpressionChecker):
             raise AgainError
         return False
 
-    def _set_text(self, name: str, shown: str, value: Value, span: Span) -> list[c.Stmt]:
-        """Give a text to a local that has memory for it."""
+    def _set_text(
+        self, name: str, shown: str, value: Value, span: Span, size: c.Expr | None = None
+    ) -> list[c.Stmt]:
+        """Give a text, or `size` bytes of it, to a local that has memory for it."""
         text = value if isinstance(value, c.ReadText | c.Comm) else values.named_text(value)
         if isinstance(value, Literal):
             text = values.text_constant(value)
@@ -737,7 +739,7 @@ class Body(ExpressionChecker):
         base = text.place.base if isinstance(text, c.ReadText) else None
         if isinstance(base, c.TextPlace) and base.local == old.number:
             return []
-        return [c.TextSet(old.number, text, t.Text(limit), span)]
+        return [c.TextSet(old.number, text, t.Text(limit), span, size)]
 
     def text(self, value: Value) -> Value:
         """A value; one of several constant texts as a text. A local that is one has memory then: raises
@@ -805,6 +807,14 @@ class Body(ExpressionChecker):
         self.texts.setdefault(name, 1)
         self.pending += self._set_text(name, name, value, value.span)
         return self._local(name, name, value.span)
+
+    def beginning(self, text: Value, size: c.Expr) -> Value:
+        """So many bytes of a text, in memory of its own."""
+        self.copies += 1
+        name = f"{self.scope.prefix}text#{self.copies}"
+        self.texts.setdefault(name, 1)
+        self.pending += self._set_text(name, name, text, size.span, size)
+        return self._local(name, name, size.span)
 
     def once(self, value: c.Expr) -> c.Expr:
         """A value that is taken here, and used several times."""

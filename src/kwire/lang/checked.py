@@ -585,13 +585,15 @@ class LocalSet(Node):
 
 class TextSet(Node):
     """The memory of local number `local`, a `Text`, holds this text, cut at its limit; the empty one where it
-    cannot be read. The text is not that of the local itself.
+    cannot be read. The text is not that of the local itself. `size`: so many bytes of it, and no more is read
+    of memory (a negative number is none); a scalar.
     """
 
     local: int
     value: "Wide | TextConst"
     type: Text
     span: Span
+    size: "Expr | None" = None
 
 
 class Store(Node):

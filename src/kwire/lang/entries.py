@@ -11,7 +11,7 @@ from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
 from kwire.lazy import NamedTuple
 
-VALUE_MOST: Final = 8192
+VALUE_MOST: Final = 32768
 """Bytes of a value."""
 
 WORD: Final = 8

@@ -436,7 +436,7 @@ class ExpressionChecker:
             raise TextError(span, message, 'cast it: cast("u8 *", p)')
         if isinstance(index, c.Const):
             if length and not 0 <= index.value < length:
-                message = f"{index.value} is not an index of {t.describe(value.type)}"
+                message = f"the index {index.value} is out of bounds for array of size {length}"
                 raise TextError(index.span, message, f"its indexes are 0 to {length - 1}")
             place = place.replace(offset=place.offset + index.value * stride, span=span)
         else:
@@ -617,6 +617,10 @@ class ExpressionChecker:
         if isinstance(value, Literal):
             raise TextError(value.span, "a constant text is nowhere in memory here")
         return self._thread_name(value) if isinstance(value, c.Comm) else value
+
+    def beginning(self, text: Value, size: c.Expr) -> Value:
+        """So many bytes of a text. Raises `TextError` where there is no place."""
+        raise TextError(size.span, "the number of bytes has to be a constant in a condition")
 
     def once(self, value: c.Expr) -> c.Expr:
         """A value that is taken here, and used several times. Raises `TextError` where there is no place."""

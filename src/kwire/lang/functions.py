@@ -123,10 +123,22 @@ def _pointed(value: Value, span: Span, name: str, space: str = "") -> c.Place:
 
 
 def _str(call: Arguments) -> Value:
-    value = call.values[0]
-    limit = limit_of(call.values[1], "str") if len(call.values) > 1 else builtins.TEXT_LIMIT
+    """Text at an address, or a text of which less is wanted. With a limit beside the number of bytes that is
+    what somebody wants, and no more.
+    """
+    value, limit, exact = call.values[0], builtins.TEXT_LIMIT, False
+    if len(call.values) > 2:
+        limit = limit_of(call.values[2], "str")
+    if len(call.values) > 1:
+        wanted = values.scalar(call.values[1])
+        if not isinstance(wanted, c.Const):
+            if not isinstance(value, Literal):
+                value = _str(call._replace(values=(value, c.Const(limit, t.S64, call.span))))
+            return call.checker.beginning(value, values.integer(wanted))
+        exact = len(call.values) > 2 and wanted.value <= limit
+        limit = limit_of(wanted, "str") if exact or len(call.values) == 2 else limit
     if isinstance(value, c.Comm):
-        return value.replace(type=t.Text(min(limit, value.type.limit)), span=call.span)
+        return value.replace(type=t.Text(min(limit, value.type.limit), exact=exact), span=call.span)
     if isinstance(value, Literal):
         raise TextError(value.span, "this is a string already")
     if isinstance(value, c.ReadBytes):
@@ -134,7 +146,7 @@ def _str(call: Arguments) -> Value:
     text = values.as_text(value, limit, call.span)
     if isinstance(text, c.ReadText):
         most = min(limit, text.fixed) if text.fixed else limit
-        return text.replace(type=t.Text(most, text.type.space), span=call.span)
+        return text.replace(type=t.Text(most, text.type.space, exact), span=call.span)
     if isinstance(value.type, t.Pointer) and not isinstance(value, c.ReadBlock):
         target = value.type.target
         bytes_ = t.is_integer(target) and t.size_of(target) == 1
@@ -144,7 +156,7 @@ def _str(call: Arguments) -> Value:
     elif isinstance(value, c.ReadBlock):
         raise TextError(value.span, f"{t.article(value.type)} is no text", "name the member that is")
     place = _pointed(value, call.span, "str", call.checker.space)
-    return c.ReadText(place, t.Text(limit, place.space), call.span)
+    return c.ReadText(place, t.Text(limit, place.space, exact), call.span)
 
 
 def _bytes(call: Arguments) -> Value:

@@ -199,7 +199,7 @@ def _cut(value: Value) -> Value:
     text = None if isinstance(value, Literal) else values.as_text(value, TEXT_MOST, value.span)
     if text is None:
         return value
-    return text.replace(type=t.Text(min(text.type.limit, TEXT_MOST), text.type.space))
+    return text.replace(type=t.Text(min(text.type.limit, TEXT_MOST), text.type.space, text.type.exact))
 
 
 def _part(title: str, value: Value) -> Part:

@@ -91,10 +91,13 @@ class Array(Form):
 
 
 class Text(Form):
-    """A string, without its NUL, of at most `limit` bytes (the record's tail holds its true length)."""
+    """A string, without its NUL, of at most `limit` bytes (the record's tail holds its true length). `exact`:
+    no more of it is wanted, so what is longer does not count as cut.
+    """
 
     limit: int
     space: str = KERNEL
+    exact: bool = False
 
 
 class Bytes(Form):

@@ -85,12 +85,13 @@ def plan_script(
     if maps:
         settle(maps, lambda: _look(planner, made))
     faults: list[Diagnostic] = []
-    missing: list[Diagnostic] = []
-    passed_over: list[Diagnostic] = []
+    missing: list[Absent] = []
+    passed_over: list[Absent] = []
+    placeless: list[Diagnostic] = []
     added = 0
     for probe in made:
         before = added
-        unmatched: list[Diagnostic] = []
+        unmatched: list[Absent] = []
         for point in filter(wanted, probe.attach):
             try:
                 planner.add_scripted(probe, point, optional=chosen["missing_probes"] != "error")
@@ -98,13 +99,16 @@ def plan_script(
             except LanguageError as error:
                 faults += error.diagnostics
             except (CatalogError, BtfLookupError) as error:
-                absent = Diagnostic(point.span, f"{point}: {error.cause}", error.cure)
-                (unmatched if point.wildcard else missing).append(absent)
+                (unmatched if point.wildcard else missing).append(Absent(point, error))
         (passed_over if added > before else missing).extend(unmatched)
+        if added == before and any(map(wanted, probe.attach)):
+            placeless.append(Diagnostic(probe.attach[0].span, PLACELESS))
     if faults or (missing and (chosen["missing_probes"] == "error" or not added)):
-        raise LanguageError(script.source, [*faults, *missing])
+        raise LanguageError(script.source, [*faults, *(one.refused() for one in missing)])
     plan = planner.plan()._replace(prints_maps=bool(chosen["print_maps_on_exit"]))
-    told = () if chosen["missing_probes"] == "ignore" else (*missing, *passed_over)
+    told: tuple[Diagnostic, ...] = ()
+    if chosen["missing_probes"] != "ignore":
+        told = (*(one.skipped() for one in (*missing, *passed_over)), *placeless)
     used = {one.title for one in maps}
     unused = [one for one in script.maps if f"@{one.id}" not in used]
     told += tuple(Diagnostic(one.span, f"Unused map: @{one.id}", "leave it out") for one in unused)
@@ -127,6 +131,33 @@ def plan_text(
     declared = frozenset(f"@{one.id}" for one in script.maps)
     warnings = (line for one in made.missing for line in one.report(script.source, "WARNING"))
     return Made(made.plan, About(tuple(warnings), declared, made.cat_most))
+
+
+PLACELESS: Final = (
+    "Probe has no valid attach points. It is being removed which may cause issues with program behavior."
+)
+
+
+class Absent(NamedTuple):
+    """A place that is not there, and why."""
+
+    point: AttachPoint
+    error: KwireError
+
+    def refused(self) -> Diagnostic:
+        """What is said where the script needs it."""
+        return Diagnostic(
+            self.point.span, f"No matches for {self._place}: {self.error.cause}", self.error.cure
+        )
+
+    def skipped(self) -> Diagnostic:
+        """What is said where the script goes on without it."""
+        why = f"{self.error.cause}; {self.error.cure}" if self.error.cure else self.error.cause
+        return Diagnostic(self.point.span, f"No matches for {self._place}. Skipping.", why)
+
+    @property
+    def _place(self) -> str:
+        return str(self.point).replace(":", " ", 1)
 
 
 def _chooser(only: str) -> Callable[[AttachPoint], bool]:

@@ -17,6 +17,7 @@ from kwire.lang.bpftrace.constants import argument, constant, kept, number, text
 from kwire.lang.bpftrace.functions import FUNCTIONS
 from kwire.lang.bpftrace.macros import expand, meant
 from kwire.lang.bpftrace.maps import AGGREGATES, element
+from kwire.lang.bpftrace.output import divided
 from kwire.lang.bpftrace.types import is_type, plain
 from kwire.lang.errors import TextError, did_you_mean
 from kwire.lang.tree import NOWHERE
@@ -313,6 +314,10 @@ def _binary(low: "Lowering", node: s.Binary) -> tree.Expr:
     left, right = low.expression(node.left), low.expression(node.right)
     if node.op in COMPARISONS:
         return tree.Compare(left, ((COMPARISONS[node.op], right),), node.span)
+    if node.op in ("/", "%") and low.hoisting and constant(low, node.right) is None:
+        done = len(low.pending)
+        right = divided(low, right)
+        left = low.frozen(left, done)
     return tree.Binary(OPERATORS[node.op], left, right, node.span)
 
 

@@ -36,13 +36,19 @@ def str_(low: "Lowering", node: s.Call) -> tree.Expr:
     limit = most if isinstance(most, int) else 1024
     if len(node.arguments) == 2:
         given = constant(low, node.arguments[1])
+        one = tree.Number(1, node.span)
         if given is None:
-            raise unready("a length that is not constant", node.arguments[1].span)
-        if given < 1:
+            place, size = (low.expression(one) for one in node.arguments)
+            wanted: tree.Expr = tree.Binary("sub", size, one, node.span)  # but for the NUL
+        elif given < 1:
             raise TextError(node.arguments[1].span, f"a text of {given} bytes is none", "str(p, 64)")
-        if given == 1:  # the NUL
+        elif given == 1:  # the NUL
             return tree.String("", node.span)
-        limit = min(limit, given - 1)
+        else:
+            place = low.expression(node.arguments[0])
+            wanted = tree.Number(given - 1, node.span)
+        three = (place, wanted, tree.Number(limit, node.span))
+        return tree.Call("str", three, (), node.span, node.function_span)
     place = low.expression(node.arguments[0])
     return tree.Call("str", (place, tree.Number(limit, node.span)), (), node.span, node.function_span)
 

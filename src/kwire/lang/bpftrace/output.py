@@ -119,6 +119,24 @@ def told(low: "Lowering", node: s.Call) -> tree.Stmt:
     return printf(low, node.replace(arguments=(head, *rest)), node.function, place)
 
 
+DIVIDED: Final = (
+    "Divide or modulo by 0 detected. This can lead to unexpected results. 1 is being used as the result."
+)
+
+
+def divided(low: "Lowering", divisor: tree.Expr) -> tree.Expr:
+    """A divisor, which is looked at before: where it is 0, that is told."""
+    span = divisor.span
+    kept = low.declare("")
+    name = f"division{sum(one.startswith('division') for one in low.prints) + 1}"
+    place = _place(low, span).replace("%", "%%")
+    low.prints[name] = tree.Print("warnf", f"{place}: WARNING: {DIVIDED}\n", span, ())
+    event = tree.Do(tree.Call("emit", (tree.String(name, span),), (), span, span), span)
+    none = tree.Unary("not", tree.Name(kept, span), span)
+    low.pending += [tree.Assign(kept, divisor, span, span), tree.If(none, (event,), (), span)]
+    return tree.Name(kept, span)
+
+
 def _place(low: "Lowering", span: Span) -> str:
     """Where something is written."""
     last = span.end_column if span.end_line == span.line else span.column
@@ -179,7 +197,8 @@ def emit(
         raise TextError(span, "bytes that are no UTF-8 cannot be printed yet")
     if "\0" in format:
         format = format[: format.index("\0")]
-    name = f"{prints}{len(low.prints) + 1}"
+    written = sum(not one.startswith("division") for one in low.prints)  # those of divisions are not
+    name = f"{prints}{written + 1}"
     low.prints[name] = tree.Print(prints, format, span, tuple(places))
     event = tree.String(name, span)
     return tree.Do(tree.Call("emit", (event,), tuple(fields.items()), span, span), span)

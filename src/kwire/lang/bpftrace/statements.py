@@ -172,8 +172,11 @@ def while_(low: "Lowering", node: s.While) -> list[tree.Stmt]:
 def unroll(low: "Lowering", node: s.Unroll) -> list[tree.Stmt]:
     """A loop of a constant number of turns."""
     count = constant(low, node.count)
-    if count is None or not 0 < count <= UNROLLED_MOST:
+    if count is None:
         raise TextError(node.count.span, f"unroll takes a constant number from 1 to {UNROLLED_MOST}")
+    if not 0 < count <= UNROLLED_MOST:
+        bound = "minimum value is 1" if count < 1 else f"maximum value is {UNROLLED_MOST}"
+        raise TextError(node.count.span, f"unroll {bound}")
     span = node.count.span
     start, end = tree.Number(0, span), tree.Number(count, span)
     return loop(low, s.Var("", span), start, end, node.body, node.span)

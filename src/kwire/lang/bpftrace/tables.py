@@ -5,6 +5,7 @@ and refused where it is used.
 """
 
 from kwire.hints import Final
+from kwire.lang.builtins import MAX_LIMIT
 from kwire.lang.declarations import SIZE_MOST
 from kwire.lazy import NamedTuple
 
@@ -242,7 +243,7 @@ SETTINGS: Final = (
     Setting(
         "missing_probes", "error", "what is done where a probe is not there", ("error", "warn", "ignore")
     ),
-    Setting("max_strlen", 1024, "bytes of a text that str() reads", most=4096),
+    Setting("max_strlen", 1024, "bytes of a text that str() reads", most=MAX_LIMIT),
     Setting("max_map_keys", 4096, "keys of a map", most=SIZE_MOST),
     Setting("print_maps_on_exit", True, "whether maps are printed at the end", SWITCH),
     Setting("max_cat_bytes", 10240, "bytes of a file that cat() shows"),
