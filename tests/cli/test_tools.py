@@ -81,6 +81,13 @@ for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 PYTHON = [sys.executable, "-S", "-c"]
 FILES = ["dd", "if=/dev/zero", "of={}/x", "bs=1000", "count=3", "conv=fsync"]
 NAPS = "import time\nfor _ in range(5): time.sleep(0.01)"
+OLD_WAY = """
+import ctypes, mmap
+code = mmap.mmap(-1, 4096, prot=7)
+code.write(bytes.fromhex("53 89f8 31db cd80 5b c3"))  # push rbx; eax = edi; ebx = 0; int 0x80; pop; ret
+call = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(code)))
+print(call(64), call(5))
+"""
 TURNS = "import time\nend = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
 BESIDE = [
     ("opens", ["cat", "/etc/hostname"], r"^\d+ +cat +\d+ +0 /etc/hostname$"),
@@ -127,6 +134,17 @@ def test_a_tool_tells_what_its_command_does(
     words = [word.replace("{}", str(tmp_path)) for word in command]
     done = run(name, *options, "--no-command-status", "--", *words)
     assert re.search(expected, done.stdout, re.M), (done.stdout, done.stderr)
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the calls are made in x86 instructions")
+def test_calls_made_as_32_bit_programs_make_them_are_named_so() -> None:
+    counted = run("syscalls", "--", *PYTHON, OLD_WAY).stdout
+    assert "@calls[getppid (32-bit)]: 1\n" in counted
+    assert "@calls[semget]" not in counted
+    assert "@errors[open (32-bit), Bad address]: 1\n" in counted
+    assert "@us[getppid (32-bit)]: { .count = 1, " in run("syslat", "--", *PYTHON, OLD_WAY).stdout
 
 
 @pytest.mark.live

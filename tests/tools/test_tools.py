@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from kwire.live.bench import Bench
 from kwire.live.planner import make_plan
 from kwire.live.recorder import Recorder
 from kwire.tools import TOOLS, WHOM, described
+from kwire.wire.names import COMPAT
 
 FOLDER = Path(kwire.tools.__file__).parent
 PARTS = 3
@@ -101,6 +103,21 @@ def test_calls_are_named_by_how_they_are_entered(bench: Bench) -> None:
     assert counted.maps["@calls"].items() == [(handler, 1)]
     assert counted.maps["@errors"].items() == [((openat, 2), 1)]
     assert [key for key, _ in timed.maps["@us"].items()] == [handler]
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="other machines tell it elsewhere")
+def test_calls_of_32_bit_programs_have_names_of_their_own(bench: Bench) -> None:
+    """The number of getppid there is that of semget elsewhere."""
+    number, compat = 64, 2  # TS_COMPAT
+    counted, timed = bench.bt(TOOLS["syscalls"].text), bench.bt(TOOLS["syslat"].text)
+    for status in (0, compat):
+        bench.set(pid=42, tid=43, task=bench.struct("struct task_struct", {"thread_info.status": status}))
+        for script in (counted, timed):
+            script.fire("tracepoint:raw_syscalls:sys_enter", id=number)
+            script.fire("tracepoint:raw_syscalls:sys_exit", id=number, ret=-2)
+    for one in (counted.maps["@calls"], timed.maps["@us"]):
+        assert [key for key, _ in one.items()] == [number, COMPAT | number]
+    assert counted.maps["@errors"].items() == [((number, 2), 1), ((COMPAT | number, 2), 1)]
 
 
 @pytest.mark.parametrize("tool", ["runqlat", "offcpu"])

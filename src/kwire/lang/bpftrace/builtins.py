@@ -1,5 +1,6 @@
 """The built-in variables that the tree of all front ends does not have by the same name."""
 
+import os
 from collections.abc import Callable, Mapping
 
 from kwire.hints import TYPE_CHECKING, Final
@@ -65,6 +66,20 @@ def pcomm(low: "Lowering", span: Span) -> tree.Expr:
     return member(tree.Name("curtask", span), "real_parent", "comm")
 
 
+def compat(low: "Lowering", span: Span) -> tree.Expr:
+    """Whether the current system call was made the 32-bit way."""
+    if os.uname().machine not in COMPAT_FLAGS:  # we do not know how that is told
+        return tree.Number(0, span, True)
+    name, bit = COMPAT_FLAGS[os.uname().machine]
+    flags = member(tree.Name("curtask", span), "thread_info", name)
+    made = tree.Binary("and", flags, tree.Number(bit, span), span)
+    return tree.Compare(made, (("ne", tree.Number(0, span)),), span)
+
+
+COMPAT_FLAGS: Final = {"x86_64": ("status", 1 << 1), "aarch64": ("flags", 1 << 22)}
+"""By machine: the member of `thread_info`, and the bit in it (TS_COMPAT, TIF_32BIT)."""
+
+
 def leader_comm(low: "Lowering", span: Span) -> tree.Expr:
     """The name of the process' first thread."""
     return member(tree.Name("curtask", span), "group_leader", "comm")
@@ -102,6 +117,7 @@ BUILTINS: Final["Mapping[str, Callable[[Lowering, Span], tree.Expr]]"] = {
         has_cpid,
         elapsed,
         pcomm,
+        compat,
         leader_comm,
         leader_tid,
         kstack,

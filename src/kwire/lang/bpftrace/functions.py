@@ -14,9 +14,10 @@ from kwire.lang.bpftrace.library import LIBRARY
 from kwire.lang.bpftrace.maps import deleted, has_key
 from kwire.lang.builtins import STACK_LIMIT, STACKS_MOST
 from kwire.lang.errors import TextError
+from kwire.lang.tree import Span
 from kwire.lang.types import STACK_MODES
 from kwire.wire.fields import TIMES
-from kwire.wire.names import ERRORS, SIGNALS, SYSCALLS
+from kwire.wire.names import COMPAT, COMPAT_SYSCALLS, ERRORS, SIGNALS, SYSCALLS
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -185,9 +186,18 @@ def signal_name(low: "Lowering", node: s.Call) -> tree.Expr:
 
 
 def syscall_name(low: "Lowering", node: s.Call) -> tree.Expr:
-    """A number of a system call, shown by its name."""
-    calls = SYSCALLS.get(os.uname().machine, {})
-    return _named(low, node, "system calls", {number: name for name, number in calls.items()})
+    """A number of a system call, shown by its name; of a call of a 32-bit program where one says so."""
+    machine, span = os.uname().machine, node.span
+    names = {number: name for name, number in SYSCALLS.get(machine, {}).items()}
+    if len(node.arguments) == 1:
+        return _named(low, node, "system calls", names)
+    old = COMPAT_SYSCALLS.get(machine) or {number: f"call {number}" for number in range(COMPAT_MOST)}
+    names |= {COMPAT | number: f"{name} (32-bit)" for number, name in old.items()}
+    number, compat = (low.expression(one) for one in node.arguments)
+    added = tree.Conditional(compat, tree.Number(COMPAT, span), tree.Number(0, span), span)
+    # What has no number is -1: it must not reach the bit added.
+    number = tree.Binary("and", number, tree.Number(COMPAT - 1, span), span)
+    return _shown(tree.Binary("or", number, added, span), "system calls of both kinds", names, 8, span)
 
 
 def cgroup_path(low: "Lowering", node: s.Call) -> tree.Expr:
@@ -197,10 +207,16 @@ def cgroup_path(low: "Lowering", node: s.Call) -> tree.Expr:
 
 def _named(low: "Lowering", node: s.Call, title: str, names: Mapping[int, str], size: int = 4) -> tree.Expr:
     """A number that is shown by its name."""
+    return _shown(low.expression(node.arguments[0]), title, names, size, node.span)
+
+
+def _shown(value: tree.Expr, title: str, names: Mapping[int, str], size: int, span: Span) -> tree.Expr:
     values = tuple((name, number) for number, name in names.items())
-    return tree.Shown(low.expression(node.arguments[0]), t.Enum(title, size, size == 4, values), node.span)
+    return tree.Shown(value, t.Enum(title, size, size == 4, values), span)
 
 
+COMPAT_MOST: Final = 512
+"""More than the numbers of any machine's system calls."""
 KERNEL_ONLY: Final = 512
 """Errors from here on are the kernel's own."""
 

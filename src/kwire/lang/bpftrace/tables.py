@@ -101,6 +101,7 @@ BUILTINS: Final = (
     Word("jiffies", "jiffies", "the kernel's ticks"),
     Word("numaid", "numaid", "number of the NUMA node"),
     Word("usermode", "usermode", "whether the CPU was in user mode"),
+    Word("compat", "compat", "whether the current system call is made as 32-bit programs make them"),
     Word("leader_tid", "leader_tid", "thread id of the process' first thread"),
     Word("leader_comm", "leader_comm", "name of the process' first thread"),
     Word("config", "config().name", "a setting, as it is here"),
@@ -182,7 +183,14 @@ FUNCTIONS: Final = (
     Word("strftime", 'strftime("format", ns)', "a time in ns, in a format of strftime and %f", True, 2, 2),
     Word("strerror", "strerror(number)", "what a number of an error means", True, 1, 1),
     Word("signal_name", "signal_name(number)", "what a number of a signal means", True, 1, 1),
-    Word("syscall_name", "syscall_name(number)", "the name of a system call", True, 1, 1),
+    Word(
+        "syscall_name",
+        "syscall_name(number), syscall_name(number, compat)",
+        "the name of a system call; with `compat`, where that is true, of one of a 32-bit program",
+        True,
+        1,
+        2,
+    ),
     Word(
         "cgroup_path",
         "cgroup_path(id)",
