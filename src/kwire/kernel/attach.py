@@ -221,9 +221,11 @@ def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_ret
     Nothing is attached when one of them cannot be. Raises AttachError.
     """
     count = len(targets)
-    subject = plural(count, "function")
+    subject, one = plural(count, "function"), "one of them"
     if not count:
         raise AttachError("attach to", subject, "none was given")
+    if count == 1:
+        subject, one = str(targets[0][0]), "it"
     cookies = (ctypes.c_uint64 * count)(*(cookie for _, cookie in targets))
     names = [target.encode() for target, _ in targets if isinstance(target, str)]
     addresses = [target for target, _ in targets if isinstance(target, int)]
@@ -242,8 +244,8 @@ def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_ret
     )
     if error:
         note = {
-            errno.ESRCH: "one of them is not in the kernel, or not traceable",
-            errno.ENOENT: "one of them is not traceable",
+            errno.ESRCH: f"{one} is not in the kernel, or not traceable (inlined or notrace)",
+            errno.ENOENT: f"{one} is not traceable (inlined or notrace)",
             errno.EOPNOTSUPP: "this kernel has no kprobe.multi",
         }.get(error, "")
         raise _refused("kprobe.multi", subject, error, note)
@@ -470,6 +472,7 @@ def _kprobe(prog: Prog, kind: str, target: str, cookie: int) -> Link:
         note = {
             errno.ENOENT: "this kernel has no such function",
             errno.EADDRNOTAVAIL: "several functions have this name",
+            # As in notrace functions; the copies that a compiler makes of inline ones are such.
             errno.EINVAL: "the kernel allows no probe there",
             errno.EILSEQ: "the offset is not where an instruction starts",
         }.get(error, "")
