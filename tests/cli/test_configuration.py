@@ -21,10 +21,11 @@ from site_of_one import events, schema
 
 from kwire import toml
 from kwire.agent.spool import begin
+from kwire.broker.address import Login
 from kwire.cli import configuration
 from kwire.cli.configuration import options, parse
 from kwire.cli.main import main, parser_of
-from kwire.cli.rereading import Rereader, _copy
+from kwire.cli.rereading import Renewal, Rereader, _copy
 from kwire.errors import KwireError
 from kwire.transport.certs import make_certs
 from kwire.transport.loop import Loop
@@ -353,21 +354,49 @@ def test_a_large_file_of_certificates_is_handed_over_whole(file: Path) -> None:
         assert handed.read() == file.read_bytes()
 
 
-def test_an_agent_of_a_broker_says_that_certificates_take_a_restart(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    args = argparse.Namespace(config="agent.toml")
-    args.reread = lambda: (args, ["tls-cert"])
-    loop, reader = Loop(), Rereader(args, listens=False, tls=False)
-    reader.serve(loop, lambda context: None)
-    reader._ask()
-    said = ""
-    while not said:
-        loop.turn(20)
-        said = capsys.readouterr().err
-    assert said == "kwire: agent.toml is read again; restart for the new tls-cert\n"
-    reader.close()
-    loop.close()
+def test_secrets_of_a_broker_are_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By a process that may: who asks is given what it says, and its certificates."""
+    make_certs(str(tmp_path), ["localhost"])
+    token = tmp_path / "token"
+    token.touch(0o600)
+    token.write_text("first\n")
+    args = argparse.Namespace(
+        config="agent.toml",
+        to="nats://localhost",
+        nats_user="",
+        nats_password="",
+        nats_token=str(token),
+        nats_nkey="",
+        nats_creds="",
+        tls_ca=str(tmp_path / "ca.pem"),
+        tls_cert="",
+        tls_key="",
+        insecure=False,
+    )
+    args.reread = lambda: (args, ["nats-token", "memory"])
+    logins: list[Login] = []
+    loop, reader = Loop(), Rereader(args, listens=False, kind="nats")
+    reader.serve(loop, Renewal(login=logins.append))
+
+    def asked() -> str:
+        reader._ask()
+        said = ""
+        while not said:
+            loop.turn(20)
+            said = capsys.readouterr().err
+        return said
+
+    try:
+        assert asked() == "kwire: agent.toml is read again, secrets too; restart for the new memory\n"
+        token.write_text("second\n")
+        asked()
+        token.write_text("")
+        assert "it is empty; what was configured before stays in force" in asked()
+        assert [login.token for login in logins] == ["first", "second"]
+        assert all(login.tls is not None and login.tls.get_ca_certs() for login in logins)
+    finally:
+        reader.close()
+        loop.close()
 
 
 def test_a_secret_that_is_wrong_changes_nothing(running: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import struct
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,9 @@ class Synthetic:
 
     def detach(self) -> None:
         self._over = True
+
+    def take_away(self, probes: Collection[int]) -> None:
+        assert not probes, "what is made up does not change"
 
     def drain(self) -> Iterator[Frames]:
         if self._over:

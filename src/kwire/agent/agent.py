@@ -1,4 +1,4 @@
-"""An agent: a recording and its uplink to a collector, and what agents before it left in the spool.
+"""An agent: recordings and their uplinks to a collector, and what agents before it left in the spool.
 
 Invariants: the recording goes on whatever the network does; an agent whose recording has ended leaves when
 everything is acknowledged, its own and what it found; asked to stop, it takes the probes away at once and
@@ -8,8 +8,8 @@ counted. What people should know is said through `say`; nothing is printed here.
 """
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.agent import manifest
@@ -34,6 +34,10 @@ LOOK: Final = 0.2
 
 RETRY: Final = 0.05
 """Seconds between two tries to hand over the end of a recording, where there is no room."""
+
+
+MOST_PAST: Final = 4096
+"""Probes that were taken away which a summary names."""
 
 
 class Recovered:
@@ -240,78 +244,53 @@ class Courier:
                 self.line.say(f"spool {spool.path}: {harm}", "disk")
 
 
-class Agent(Courier):
-    """A recording, its uplink, and the uplinks of agents before.
-
-    `hold` is where the recording's payloads wait (`make_hold`); `recorder` has its probes attached.
+class Trace:
+    """A recording of an agent with its session: the cargo of its own uplink. `sink` feeds `hold`, where its
+    payloads wait (`make_hold`); `recorder` has its probes attached; `ended` hears of its end, with why, and
+    `delivered` when all of it is acknowledged.
     """
 
     def __init__(
-        self,
-        line: Line,
-        recorder: Recorder,
-        sink: SourceSink,
-        hold: Hold,
-        recovered: list[Recovered],
-        grace: float = 10.0,
+        self, line: Line, recorder: Recorder, sink: SourceSink, hold: Hold, keys: Sequence[str] = ()
     ) -> None:
-        super().__init__(line, recovered, grace)
+        self.line = line
+        self.loop = line.loop
         self.sink = sink
         self.hold = hold
         self.recorder = recorder
+        self.keys = keys
+        """What was asked for, by its number in the plan (`Plan.asked_by`)."""
         self.recording = Recording(line.loop, recorder, self._round, self._recorded)
-        self._waiting = False  # the end of the recording is being handed over
-        self._warned = False
+        self.ended: Callable[[str], None] = lambda why: None
+        self.delivered: Callable[[], None] = lambda: None
+        self.refuses: Callable[[], None] = lambda: None
+        """Called when certificates keep the collector and us apart."""
         self.waiting = 0
-        """Events of the recording that are not acknowledged; known after `close`."""
+        """Events that are not acknowledged; known after `close`."""
+        self._handing_over = False  # the end of the recording is being handed over
+        self._warned = False
         self._taken: dict[bytes, tuple[int, Mapping[int, int]]] = {}  # stored and gone: events, by probe
         self.uplink = make_uplink(line, hold, self)
 
-    @property
-    def uplinks(self) -> list["Uplink | BrokerUplink"]:
-        """The uplink of the recording, and those of the recordings before it."""
-        return [self.uplink, *super().uplinks]
-
-    @property
-    def holds(self) -> list[Hold]:
-        """The hold of each uplink, in the same order."""
-        return [self.hold, *super().holds]
-
-    @property
-    def finished(self) -> bool:
-        """Whether the recording has ended and everything is acknowledged."""
-        return self.recorder.over and super().finished
-
-    @property
-    def recording_over(self) -> bool:
-        """Whether nothing more will come."""
-        return self.recorder.over
-
-    def run(self) -> None:
-        """Record and deliver."""
-        self.recording.start([self.sink])
-        super().run()
-
-    def stop(self) -> None:
-        """End the recording; then leave when all is acknowledged, or when patience has ended."""
-        self.recording.end("asked to stop")
-        super().stop()
+    def without(self, gone: Collection[str]) -> set[int]:
+        """The probes, by their numbers, that nothing but what is `gone` has asked for."""
+        numbers = {number for number, key in enumerate(self.keys) if key in gone}
+        return {
+            probe
+            for probe, asking in self.recorder.plan.asked_by.items()
+            if probe not in self.recorder.removed and numbers.issuperset(asking)
+        }
 
     def close(self) -> None:
-        """Break off what is not finished, and free everything."""
+        """Take no more turns; what only we know is handed over, be there room for it or not."""
         self.recording.close()
         if self.recorder.over and not self.uplink.finished and isinstance(self.hold, SpoolHold):
             # The spool may be full: what was lost, and all that there was, is known to nobody after us.
             self.sink.finish(self.recorder.produced, beyond=True)
         self.waiting = 0 if self.uplink.finished else self.hold.events
-        super().close()
 
-    def _look_around(self) -> None:
-        """Say when events find no room for the first time, and what the disks refuse."""
-        self._warn()
-        super()._look_around()
-
-    def _warn(self) -> None:
+    def warn(self) -> None:
+        """Say when events find no room for the first time."""
         if Cause.SENDER_FULL in self.sink.losses and not self._warned:
             self._warned = True
             self.line.say(
@@ -335,22 +314,23 @@ class Agent(Courier):
         self.uplink.flush()
 
     def _recorded(self, why: str) -> None:
-        self._warn()  # a short recording has ended before anybody looked around
+        self.warn()  # a short recording has ended before anybody looked around
         if self.uplink.refused:
             self.refused()
-        self._waiting = True
+        self._handing_over = True
         self.line.loop.soon(self._hand_over_end)
+        self.ended(why)
 
     @vital
     def _hand_over_end(self) -> None:
         """Hand over the last of the recording, as soon as there is room for it."""
-        self._waiting = False
+        self._handing_over = False
         if self.sink.finish(self.recorder.produced):
             self.uplink.flush()
             self.uplink.close("done")
         else:
             self.uplink.flush()
-            self._waiting = True
+            self._handing_over = True
             self.line.loop.at(self.line.loop.now() + RETRY, self._hand_over_end)
 
     # ------------------------------------------------------------------ what the uplink asks
@@ -368,13 +348,17 @@ class Agent(Courier):
     def begun(self, session: Outlet) -> bool:
         """Payloads go into this session from now on."""
         self.sink.outlet = session
-        if self.recorder.over and not self._waiting:
+        if self.recorder.over and not self._handing_over:
             self._recorded("a new session")
         return False
 
     def receiving(self, up: bool) -> None:
         """Payloads are sent as soon as a round has ended while somebody receives them."""
         self.sink.waits = 0.0 if up else HOLD
+
+    def refused(self) -> None:
+        """The agent decides."""
+        self.refuses()
 
     def taken(self, events: int, probes: Mapping[int, int]) -> None:
         """The collector tells that events it had stored are gone, with their capture."""
@@ -392,7 +376,216 @@ class Agent(Courier):
         """Everything of the recording is acknowledged."""
         if isinstance(self.hold, SpoolHold):
             self.hold.spool.remove()
+        self.delivered()
+
+    # ------------------------------------------------------------------ what there is to say
+
+    @property
+    def losses(self) -> "Counter[int]":
+        """Events lost so far, by cause."""
+        losses = Counter(self.sink.losses)
+        losses[Cause.SPOOL] += sum(self._gone.values()) - self.sink.spool_expired
+        losses[Cause.EXPIRED] += self.sink.spool_expired
+        losses[Cause.CAPTURE_GONE] += self.taken_away
+        return losses
+
+    @property
+    def lost(self) -> int:
+        """How many these are."""
+        return self.sink.lost_events + sum(self._gone.values()) + self.taken_away
+
+    @property
+    def events(self) -> int:
+        """Events that are not lost; TABLEs are none."""
+        maps = [schema.id for schema in self.recorder.schemas if schema.map is not None]
+        tables = sum(self.sink.sent(id) - self._gone.get(id, 0) - self.taken_of(id) for id in maps)
+        return self.sink.events - sum(self._gone.values()) - self.taken_away - tables
+
+    def each_probe(self) -> list[dict[str, Any]]:
+        """What there is to say of each probe."""
+        produced, gone = self.recorder.produced, self._gone
+        return [
+            {
+                "id": schema.id,
+                "probe": schema.probe,
+                "produced": produced.get(schema.id, 0),
+                "lost": produced.get(schema.id, 0)
+                - self.sink.sent(schema.id)
+                + gone.get(schema.id, 0)
+                + self.taken_of(schema.id),
+            }
+            for schema in self.recorder.plan.schemas
+        ]
+
+    @property
+    def _gone(self) -> dict[int, int]:
+        return self.hold.spool.lost if isinstance(self.hold, SpoolHold) else {}
+
+
+class Agent(Courier):
+    """Recordings, each with an uplink, and the uplinks of agents before. It begins with one; a changed
+    configuration adds some, and takes the probes of others away (`change`).
+
+    Invariants: what is not changed goes on in its session, with its numbers and maps; what is new begins
+    before what goes is taken away. The end of the first recording, other than by a change, ends all.
+    """
+
+    def __init__(
+        self,
+        line: Line,
+        recorder: Recorder,
+        sink: SourceSink,
+        hold: Hold,
+        recovered: list[Recovered],
+        grace: float = 10.0,
+        keys: Sequence[str] = (),
+    ) -> None:
+        super().__init__(line, recovered, grace)
+        self.keys = tuple(keys)
+        """What is asked for now, where that may change."""
+        self.first = Trace(line, recorder, sink, hold, keys)
+        """The recording that it began with."""
+        self.traces: list[Trace] = []
+        """All recordings that are not delivered, and the first."""
+        self.past = Past()
+        """What there is to say of the others."""
+        self._stopping = False
+        self._join(self.first)
+
+    def _join(self, trace: Trace) -> None:
+        self.traces.append(trace)
+        trace.ended = lambda why: self._ended(trace, why)
+        trace.delivered = lambda: self._delivered(trace)
+        trace.refuses = self.refused
+
+    @property
+    def uplinks(self) -> list["Uplink | BrokerUplink"]:
+        """The uplinks of the recordings, and those of the recordings before them."""
+        return [*(trace.uplink for trace in self.traces), *super().uplinks]
+
+    @property
+    def holds(self) -> list[Hold]:
+        """The hold of each uplink, in the same order."""
+        return [*(trace.hold for trace in self.traces), *super().holds]
+
+    @property
+    def recorder(self) -> Recorder:
+        """That of the first recording: with the command and the limits."""
+        return self.first.recorder
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recordings have ended and everything is acknowledged."""
+        return self.recording_over and super().finished
+
+    @property
+    def recording_over(self) -> bool:
+        """Whether nothing more will come."""
+        return all(trace.recorder.over for trace in self.traces)
+
+    @property
+    def waiting(self) -> int:
+        """Events of the recordings that are not acknowledged; known after `close`."""
+        return sum(trace.waiting for trace in self.traces)
+
+    def run(self) -> None:
+        """Record and deliver."""
+        self.first.recording.start([self.first.sink])
+        super().run()
+
+    def stop(self) -> None:
+        """End the recordings; then leave when all is acknowledged, or when patience has ended."""
+        self._end_all("asked to stop")
+        super().stop()
+
+    def close(self) -> None:
+        """Break off what is not finished, and free everything."""
+        for trace in self.traces:
+            trace.close()
+        super().close()
+        for trace in self.traces[1:]:
+            trace.recorder.close()
+
+    # ------------------------------------------------------------------ changes
+
+    def change(self, new: Trace | None, keys: Sequence[str]) -> int:
+        """Go on with a `new` recording, whose probes are attached, and without the probes that none of `keys`
+        has asked for; how many these are. A recording that has none left ends, unless its processes or limits
+        are to end the agent.
+        """
+        if new is not None:
+            self._join(new)
+            new.recording.start([new.sink])
+            if isinstance(new.hold, SpoolHold):
+                new.hold.spool.run()
+        self.keys, count = tuple(keys), 0
+        for trace in [one for one in self.traces if one is not new and not one.recorder.over]:
+            recorder = trace.recorder
+            going = trace.without(set(trace.keys) - set(keys))
+            if going:
+                count += len(going)
+                recorder.take_away(going)
+                if not self._left(trace) and not (trace is self.first and recorder.bound):
+                    trace.recording.end("its probes were taken away")
+        return count
+
+    @staticmethod
+    def _left(trace: Trace) -> bool:
+        """Whether a recording has probes, or had none that can be taken away."""
+        recorder = trace.recorder
+        return not recorder.plan.asked_by or len(recorder.removed) < len(recorder.plan.asked_by)
+
+    def _ended(self, trace: Trace, why: str) -> None:
+        """A recording has ended."""
+        if trace is self.first and self._left(trace):
+            self._end_all(why)
+
+    def _end_all(self, why: str) -> None:
+        if not self._stopping:
+            self._stopping = True
+            for trace in list(self.traces):
+                trace.recording.end(why)
+
+    def _delivered(self, trace: Trace) -> None:
+        """All of a recording is acknowledged."""
+        if trace is not self.first:
+            self.past.add(trace)
+            trace.recorder.close()
+            self.traces.remove(trace)
         self.look()
+
+    def _look_around(self) -> None:
+        """Say when events find no room for the first time, and what the disks refuse."""
+        for trace in self.traces:
+            trace.warn()
+        super()._look_around()
+
+
+class Past:
+    """Sums of recordings that are delivered."""
+
+    def __init__(self) -> None:
+        self.events = self.recorded = self.lost = self.bytes = self.sessions = self.reconnects = 0
+        self.losses: Counter[int] = Counter()
+        self.moved: Counter[int] = Counter()
+        self.probes: Counter[str] = Counter()
+        """Events by probe that were produced."""
+        self.last: deque[dict[str, Any]] = deque(maxlen=MOST_PAST)
+        """What there is to say of the last of their probes."""
+
+    def add(self, trace: Trace) -> None:
+        """Add one."""
+        self.events += trace.events
+        self.recorded += trace.recorder.events
+        self.lost += trace.lost
+        self.bytes += trace.sink.bytes
+        self.sessions += trace.uplink.sessions
+        self.reconnects += trace.uplink.reconnects
+        self.losses.update(trace.losses)
+        self.moved.update(trace.sink.moved)
+        self.last += (each := trace.each_probe())
+        for one in each:
+            self.probes[one["probe"]] += one["produced"]
 
 
 def make_uplink(line: Line, hold: Hold, cargo: "BrokerCargo") -> "Uplink | BrokerUplink":
@@ -424,42 +617,23 @@ def causes(losses: Mapping[int, int]) -> dict[str, int]:
 
 def summary(agent: Agent) -> dict[str, Any]:
     """What `--json` prints at the end, after `close`."""
-    recorder, sink = agent.recorder, agent.sink
-    produced = recorder.produced
-    gone = agent.hold.spool.lost if isinstance(agent.hold, SpoolHold) else {}
-    damaged = sum(gone.values())
-    losses = Counter(sink.losses)
-    losses[Cause.SPOOL] += damaged - sink.spool_expired
-    losses[Cause.EXPIRED] += sink.spool_expired
-    probes = [
-        {
-            "id": schema.id,
-            "probe": schema.probe,
-            "produced": produced.get(schema.id, 0),
-            "lost": produced.get(schema.id, 0)
-            - sink.sent(schema.id)
-            + gone.get(schema.id, 0)
-            + agent.taken_of(schema.id),
-        }
-        for schema in recorder.plan.schemas
-    ]
-    away = agent.taken_away
-    losses[Cause.CAPTURE_GONE] += away
-    maps = [schema.id for schema in recorder.schemas if schema.map is not None]
-    tables = sum(sink.sent(id) - gone.get(id, 0) - agent.taken_of(id) for id in maps)
-    events = sink.events - damaged - away - tables
+    traces, past = agent.traces, agent.past
+    losses = past.losses + Counter()
+    for trace in traces:
+        losses.update(trace.losses)
+    events = past.events + sum(trace.events for trace in traces)
     return {
         "events": events,
-        "lost": sink.lost_events + damaged + away,
+        "lost": past.lost + sum(trace.lost for trace in traces),
         "causes": causes(losses),
         "acknowledged": max(0, events - agent.waiting),
-        "bytes": sink.bytes,
-        "sessions": agent.uplink.sessions,
-        "reconnects": agent.uplink.reconnects,
+        "bytes": past.bytes + sum(trace.sink.bytes for trace in traces),
+        "sessions": past.sessions + sum(trace.uplink.sessions for trace in traces),
+        "reconnects": past.reconnects + sum(trace.uplink.reconnects for trace in traces),
         "recovered": [before.uplink.finished for before in agent.recovered],
         "recovered_lost": sum(before.lost for before in agent.recovered),
-        "probes": probes,
-        "seconds": round(recorder.seconds, 3),
+        "probes": [*past.last, *(one for trace in traces for one in trace.each_probe())],
+        "seconds": round(agent.recorder.seconds, 3),
     }
 
 

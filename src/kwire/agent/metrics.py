@@ -12,6 +12,7 @@ from kwire.agent.agent import Agent, Courier
 from kwire.agent.server import Accounts, Server
 from kwire.agent.spool import Spool
 from kwire.agent.uplink import MemoryHold
+from kwire.live.recorder import Recorder
 from kwire.metrics.counted import counted
 from kwire.metrics.table import AGENT, SERVER, Sample, cause_label, labelled
 from kwire.transport.listen import Listener
@@ -29,7 +30,7 @@ class AgentMetrics:
     def ready(self) -> str:
         """Ready is: the probes are attached, and somebody takes what is sent."""
         courier, agent = self._courier, self._agent
-        if agent is not None and agent.recorder.over:
+        if agent is not None and agent.recording_over:
             return "the recording has ended"
         if not all(uplink.up or uplink.finished for uplink in courier.uplinks):
             return f"{courier.line.address} is not connected"
@@ -44,8 +45,10 @@ class AgentMetrics:
         gone = sum(before.lost + sum(before.spool.lost.values()) for before in courier.recovered)
         yield Sample("kwire_recovered_lost_events_total", gone)
         yield Sample("kwire_connected", float(all(one.up or one.finished for one in uplinks)))
-        yield Sample("kwire_sessions_total", sum(one.sessions for one in uplinks))
-        yield Sample("kwire_reconnects_total", sum(one.reconnects for one in uplinks))
+        past = self._agent.past if self._agent is not None else None
+        sessions, reconnects = (past.sessions, past.reconnects) if past is not None else (0, 0)
+        yield Sample("kwire_sessions_total", sessions + sum(one.sessions for one in uplinks))
+        yield Sample("kwire_reconnects_total", reconnects + sum(one.reconnects for one in uplinks))
         waiting = [one for one in uplinks if not one.finished]
         queues = [one.hold.send_queue for one in waiting]
         yield Sample("kwire_queue_payloads", sum((queue.next - queue.first) & MASK for queue in queues))
@@ -60,20 +63,26 @@ class AgentMetrics:
         yield from counted(courier.loop, AGENT)
 
     def _recorded(self, agent: Agent) -> Iterator[Sample]:
-        recorder, sink = agent.recorder, agent.sink
-        yield Sample("kwire_events_total", recorder.events)
-        yield Sample("kwire_bytes_total", sink.bytes)
-        yield Sample("kwire_probes", 0 if recorder.over else len(recorder.plan.schemas))
-        losses = Counter(sink.losses) + Counter()
-        for cause, number in sink.moved.items():
-            losses[cause] += number
-        if isinstance(agent.hold.send_queue, Spool):
-            losses[Cause.SPOOL] += sum(agent.hold.send_queue.lost.values())
-        losses[Cause.CAPTURE_GONE] += agent.taken_away
+        traces, past = list(agent.traces), agent.past
+        yield Sample("kwire_events_total", past.recorded + sum(trace.recorder.events for trace in traces))
+        yield Sample("kwire_bytes_total", past.bytes + sum(trace.sink.bytes for trace in traces))
+        yield Sample("kwire_probes", sum(_attached(trace.recorder) for trace in traces))
+        losses = past.losses + past.moved
+        for trace in traces:
+            losses.update(trace.sink.losses)
+            losses.update(trace.sink.moved)
+            if isinstance(trace.hold.send_queue, Spool):
+                losses[Cause.SPOOL] += sum(trace.hold.send_queue.lost.values())
+            losses[Cause.CAPTURE_GONE] += trace.taken_away
         yield from labelled("kwire_lost_events_total", _named(losses))
-        yield Sample("kwire_queue_free_bytes", agent.hold.send_queue.room)
-        for schema in recorder.plan.schemas:
-            yield Sample("kwire_probe_events_total", recorder.produced_by(schema.id), (schema.probe,))
+        rooms = [trace.hold.send_queue.room for trace in traces if not trace.recorder.over]
+        yield Sample("kwire_queue_free_bytes", min(rooms or [agent.first.hold.send_queue.room]))
+        produced = Counter(past.probes)
+        for trace in traces:
+            for schema in trace.recorder.plan.schemas:
+                produced[schema.probe] += trace.recorder.produced_by(schema.id)
+        for probe, number in produced.items():
+            yield Sample("kwire_probe_events_total", number, (probe,))
 
     def _spools(self) -> list[Spool]:
         """Those that are not delivered."""
@@ -106,6 +115,17 @@ class ServerMetrics:
             "kwire_queue_payloads", sum(session.unacknowledged for session in list(self._listener.peers))
         )
         yield from counted(server.loop, SERVER)
+
+
+def _attached(recorder: Recorder) -> int:
+    """How many shapes of events its probes give that are attached."""
+    if recorder.over:
+        return 0
+    owner = count = 0  # a probe's shapes follow each other
+    for schema in recorder.plan.schemas:
+        owner = schema.id if schema.id in recorder.plan.asked_by else owner
+        count += owner not in recorder.removed
+    return count
 
 
 def _age(now: int, times: "list[int | None]") -> float:

@@ -42,6 +42,7 @@ from kwire.agent.spool_state import (
     stamp,
 )
 from kwire.agent.spool_writer import Began, Drop, Put, Refused, Sync, Tail, Writer, Wrote
+from kwire.kernel.syscall import Fd
 from kwire.wire.frame import MASK
 from kwire.wire.lineage import Lineage
 from kwire.words import are
@@ -106,7 +107,17 @@ class Spool:
     is written.
     """
 
-    def __init__(self, path: str, folder: int, id: bytes, kept: SpoolSession, size: int, memory: int) -> None:
+    def __init__(
+        self,
+        path: str,
+        folder: int,
+        id: bytes,
+        kept: SpoolSession,
+        size: int,
+        memory: int,
+        parent: int = -1,
+    ) -> None:
+        """`folder` is open, and `parent`, the one that it is in, where its path may be closed to us."""
         self.path = path
         self.kept = kept
         self.lost: dict[int, int] = {}
@@ -120,7 +131,9 @@ class Spool:
         self._segment_size = max(1 << 16, min(SEGMENT, size // 8), size // MOST_SEGMENTS)
         self._state = SpoolState(folder)
         # Its path may be closed to who we are at the end; one of its own, so that no lock hangs on it.
-        self._parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if parent < 0:
+            parent = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._parent = parent
         self.lineage = Lineage(self._state.lineage(kept.token), self._set_lineage)
         """The HELLOs of its session."""
         # Numbers are those of records.
@@ -660,6 +673,24 @@ def begin(
     `prefix`: the payloads that the session begins with; `size`, `memory`: bytes; `probes`: the largest probe
     number; `name`: what its agent is called. Raises SpoolError.
     """
+    return begin_in(make_folder(path), token, prefix, size, memory, probes, name)
+
+
+class SpoolFolder(NamedTuple):
+    """The folder of a spool that is to be begun: its path, itself, open and locked, the one that it is in,
+    and the spool's id.
+    """
+
+    path: str
+    folder: Fd
+    parent: Fd
+    id: bytes
+
+
+def make_folder(path: str, user: tuple[int, int] | None = None) -> SpoolFolder:
+    """Make the folder of a new spool in the folder `path`, which is made where it is not there, for this
+    process, or for another one that is `user` (user and group) and cannot make any. Raises SpoolError.
+    """
     id = os.urandom(16)
     try:
         os.makedirs(path, 0o700, exist_ok=True)
@@ -668,13 +699,33 @@ def begin(
             os.mkdir(own, 0o700)
             folder = open_folder(own)
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(folder), b"", name)
-            spool = Spool(own, folder, id, kept, size, memory)
-            spool._claim()
-            spool._live()
-            return spool
+            if user is not None and user != (os.geteuid(), os.getegid()):
+                os.fchown(folder, *user)
+            parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return SpoolFolder(own, Fd(folder), Fd(parent), id)
     except OSError as error:
         raise SpoolError("begin", f"spool {path}", (error.strerror or "failed").lower()) from None
+
+
+def begin_in(
+    made: SpoolFolder,
+    token: bytes,
+    prefix: Sequence[bytes],
+    size: int,
+    memory: int,
+    probes: int = 1,
+    name: str = "",
+) -> Spool:
+    """A spool for a new session in a folder that was made for it; as `begin`."""
+    folder, parent = made.folder.release(), made.parent.release()
+    try:
+        kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(folder), b"", name)
+        spool = Spool(made.path, folder, made.id, kept, size, memory, parent)
+        spool._claim()
+        spool._live()
+        return spool
+    except OSError as error:
+        raise SpoolError("begin", f"spool {made.path}", (error.strerror or "failed").lower()) from None
 
 
 def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[Found]:

@@ -124,7 +124,7 @@ def read_login(
         raise KwireError("use", str(address), f"{' and '.join(given)} are named", "name one way to log in")
     if password_file and not (user or address.user):
         raise KwireError("use", str(address), "a password has no user", "name one with --nats-user")
-    tls = _context(ca, cert, key) if ca or cert or key else None
+    tls = tls_context(ca, cert, key) if ca or cert or key else None
     if creds:
         jwt, seed = _credentials(creds)
         return Login(jwt=jwt, seed=seed, tls=tls)
@@ -173,7 +173,8 @@ def _credentials(path: str) -> tuple[str, str]:
     return jwt, seed
 
 
-def _context(ca: str, cert: str, key: str) -> "ssl.SSLContext":
+def tls_context(ca: str, cert: str, key: str) -> "ssl.SSLContext":
+    """The context of a connection to a broker, by these files. Raises KwireError."""
     import ssl
 
     if not ca or bool(cert) != bool(key):

@@ -115,6 +115,10 @@ class Connection:
 Serve = Callable[[Connection], Awaitable[None]]
 
 
+def _nothing(serve: Serve) -> None:
+    """There is no connection: it is served with the next one."""
+
+
 class Broker:
     """The way to a broker. `say` is called in the loop's thread."""
 
@@ -143,6 +147,7 @@ class Broker:
         self._say = say
         self._troubles = Recurring(loop.now, say)
         self._users: list[Serve] = []
+        self._join: Callable[[Serve], None] = _nothing  # has it served on the connection that there is
         self._posted: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._aio = asyncio.new_event_loop()
@@ -154,8 +159,10 @@ class Broker:
     # ------------------------------------------------------------------ in the loop's thread
 
     def use(self, serve: Serve) -> None:
-        """Add a user; before `start`."""
+        """Add a user, which is served on the connection that there is, too."""
         self._users.append(serve)
+        if self._thread is not None:
+            self.submit(lambda: self._join(serve))
 
     def renew(self, login: Login) -> None:
         """Be this one, which was loaded (`load`), from the next connection on."""
@@ -242,6 +249,7 @@ class Broker:
             self._main.cancel()
 
     def _run(self) -> None:
+        """The broker's thread."""
         asyncio.set_event_loop(self._aio)
         self._main = self._aio.create_task(self._connect_again())
         try:
@@ -277,12 +285,22 @@ class Broker:
         gone = asyncio.Event()
         nc = await self._connect(server, gone)
         tasks: list[asyncio.Task[None]] = []
+        served: list[Serve] = []
         try:
             self.connections += 1
             self.post(self._connected)
-            tasks = [self._aio.create_task(self._use(nc, serve)) for serve in self._users]
+
+            def join(serve: Serve) -> None:
+                if serve not in served:
+                    served.append(serve)
+                    tasks.append(self._aio.create_task(self._use(nc, serve)))
+
+            self._join = join
+            for serve in list(self._users):
+                join(serve)
             await gone.wait()
         finally:
+            self._join = _nothing
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

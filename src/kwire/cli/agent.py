@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from kwire.agent.agent import Agent, Courier, Recovered
     from kwire.agent.uplink import Line
-    from kwire.cli.rereading import Rereader
+    from kwire.cli.parts import Parts
+    from kwire.cli.rereading import Changeable, Rereader
 
 HELP = "record here, for a collector elsewhere"
 
@@ -239,7 +240,9 @@ def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None"
         loop.add(launcher.fd, READ, launcher_gone)
         loop.signals(_ending(reader), stop)
         if reader is not None:
-            reader.serve(loop, listener.renew)
+            from kwire.cli.rereading import Renewal
+
+            reader.serve(loop, Renewal(listener.renew))
         _confine(args, [])
         say(f"listening at {listener.address}", "listening")
         try:
@@ -270,9 +273,14 @@ def _connect(args: argparse.Namespace) -> int:
         if not args.probes:
             return _deliver(args, address, reader)
         scripted = any(name.endswith(".bt") for name in args.probes)
-        prepared = _scripted(args) if scripted else tracing.prepared(args, aside=args.json)
+        apart = None
+        if reader is not None:
+            from kwire.cli.parts import parts
+
+            apart = parts(args)
+        prepared = _scripted(args) if scripted else tracing.prepared(args, aside=args.json, apart=apart)
         with prepared as (recorder, processes):
-            return _record(args, address, recorder, processes, reader)
+            return _record(args, address, recorder, processes, reader, apart)
 
 
 @contextlib.contextmanager
@@ -283,7 +291,7 @@ def _rereading(args: argparse.Namespace, address: "Address | BrokerAddress") -> 
         return
     from kwire.cli.rereading import Rereader
 
-    reader = Rereader(args, listens=args.listen is not None, tls=address.kind == "tls")
+    reader = Rereader(args, listens=args.listen is not None, kind=address.kind)
     try:
         yield reader
     finally:
@@ -295,9 +303,10 @@ def _ending(reader: "Rereader | None") -> tuple[int, ...]:
     return tuple(number for number in ending_signals() if reader is None or number != signal.SIGHUP)
 
 
-def _heed(courier: "Courier", reader: "Rereader | None") -> None:
+def _heed(courier: "Courier", reader: "Rereader | None", changes: "Changeable | None" = None) -> None:
     """Have signals end the recording, or SIGHUP read the configuration again."""
     from kwire.agent.uplink import Uplink
+    from kwire.cli.rereading import Renewal
 
     def renew(context: "ssl.SSLContext") -> None:
         for uplink in courier.uplinks:
@@ -306,7 +315,8 @@ def _heed(courier: "Courier", reader: "Rereader | None") -> None:
 
     courier.loop.signals(_ending(reader), lambda number: courier.stop())
     if reader is not None:
-        reader.serve(courier.loop, renew)
+        broker = courier.line.broker
+        reader.serve(courier.loop, Renewal(renew, broker.renew if broker else lambda login: None, changes))
 
 
 def _listening(args: argparse.Namespace) -> Address:
@@ -418,6 +428,7 @@ def _record(
     recorder: Recorder,
     processes: Processes,
     reader: "Rereader | None",
+    apart: "Parts | None",
 ) -> int:
     from kwire.agent.agent import Agent, make_hold
     from kwire.agent.source import SourceSink
@@ -430,8 +441,13 @@ def _record(
     served = metrics.served(args, line.loop, AGENT, recorder)
     sink = SourceSink(recorder.schemas, size)
     hold = make_hold(args.spool, sink, args.memory, args.spool_size, line.about["name"])
-    agent = Agent(line, recorder, sink, hold, recovered, args.grace)
-    _heed(agent, reader)
+    agent = Agent(line, recorder, sink, hold, recovered, args.grace, apart.keys if apart else ())
+    changes = None
+    if reader is not None:
+        from kwire.cli.changing import Changes
+
+        changes = Changes(args, agent, processes, size)
+    _heed(agent, reader, changes)
     if served is not None:
         from kwire.agent.metrics import AgentMetrics
 

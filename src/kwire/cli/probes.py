@@ -53,7 +53,7 @@ def read(names: Sequence[str]) -> list[str | tree.Probe]:
             continue
         from kwire.lang.python import parse_file
 
-        found = parse_file(_text(name), name, beside(name))
+        found = parse_file(text_of(name), name, beside(name))
         if not found:
             raise _without(name)
         probes += found
@@ -74,7 +74,7 @@ def request(names: Sequence[str]) -> dict[str, Any]:
         if is_file(name):
             from kwire.lang.python import written_file
 
-            found = written_file(_text(name), name, beside(name))
+            found = written_file(text_of(name), name, beside(name))
             if not found:
                 raise _without(name)
             functions += found
@@ -82,19 +82,35 @@ def request(names: Sequence[str]) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value}
 
 
+def written_in(name: str) -> list[dict[str, Any]] | None:
+    """What travels of each probe of a file, in the order of `read`; None where one calls functions of other
+    files. Raises KwireError as `read`.
+    """
+    from kwire.agent.requests import numbered
+    from kwire.lang.errors import LanguageError
+    from kwire.lang.python import written_file
+    from kwire.live.travelling import Titles
+
+    try:
+        found = written_file(text_of(name), name, beside(name))
+    except LanguageError:  # where something is wrong, `read` or the plan says so
+        return None
+    return list(numbered(found, Titles()).values())
+
+
 def beside(name: str) -> Callable[[str], tree.Source | None]:
     """What gives the text of a module that stands beside a file; it is read, never run."""
 
     from kwire.lang.tree import Source
 
-    def text_of(module: str) -> tree.Source | None:
+    def source_of(module: str) -> tree.Source | None:
         path = os.path.join(os.path.dirname(name), *module.split("."))
         for place in (f"{path}.py", os.path.join(path, "__init__.py")):
             if name != "-" and os.path.isfile(place):
-                return Source(place, _text(place))
+                return Source(place, text_of(place))
         return None
 
-    return text_of
+    return source_of
 
 
 def _without(name: str) -> KwireError:
@@ -102,8 +118,8 @@ def _without(name: str) -> KwireError:
     return KwireError("trace", name, "there is no probe in it", 'write functions under @kwire.kprobe("...")')
 
 
-def _text(name: str) -> str:
-    """The text of a file."""
+def text_of(name: str) -> str:
+    """The text of a file. Raises KwireError."""
     try:
         with open(sys.stdin.fileno() if name == "-" else name, encoding="utf-8", closefd=name != "-") as file:
             return file.read(MAX_FILE)

@@ -21,7 +21,7 @@ from kwire.hints import IO, TYPE_CHECKING, Any
 from kwire.words import plural
 
 if TYPE_CHECKING:
-    from kwire.live.plan import About, Plan
+    from kwire.live.plan import About, Plan, Scope
     from kwire.live.processes import Processes
     from kwire.live.recorder import Recorder, Sink
     from kwire.view.printed import Act, Printed
@@ -249,13 +249,21 @@ def _script(args: argparse.Namespace) -> tuple[str, str, list[str]]:
 
 def planned(name: str, arguments: list[str], processes: Processes) -> Plan:
     """The plan of a script in a file, for these processes. Raises KwireError."""
+    command = processes.command.pid if processes.command else 0
+    return planned_for(name, arguments, processes.scope, command)
+
+
+def planned_for(name: str, arguments: list[str], scope: Scope, command: int) -> Plan:
+    """The plan of a script in a file, whose probes are taken away together; `command`: what it knows as its
+    command. Raises KwireError.
+    """
     from kwire.lang.bpftrace.reader import read
     from kwire.live.scripts import plan_script
 
     args = argparse.Namespace(words=[name, *arguments], rest=[], program=None)
     _, text, words = _script(args)
-    command = processes.command.pid if processes.command else 0
-    return plan_script(read(name, text), words, scope=processes.scope, command=command).plan
+    plan = plan_script(read(name, text), words, scope=scope, command=command).plan
+    return plan._replace(asked_by={point.probe: (0,) for group in plan.groups for point in group.points})
 
 
 @contextlib.contextmanager

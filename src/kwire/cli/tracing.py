@@ -29,6 +29,7 @@ from kwire.words import are, human_size, lost, plural
 
 if TYPE_CHECKING:
     from kwire.capture.writer import Writer
+    from kwire.cli.parts import Parts
     from kwire.live.ground import Ground
     from kwire.live.plan import Plan
     from kwire.live.processes import Processes
@@ -277,10 +278,10 @@ def run(
 
 @contextlib.contextmanager
 def prepared(
-    args: argparse.Namespace, *, aside: bool, write: bool = False
+    args: argparse.Namespace, *, aside: bool, write: bool = False, apart: Parts | None = None
 ) -> Iterator[tuple[Recorder, Processes]]:
     """The recorder of the arguments, its programs loaded, and the processes that they choose.
-    `write`: whether it writes a capture.
+    `write`: whether it writes a capture; `apart`: what they ask for, in parts that can be taken away.
 
     What takes long is done side by side, so the order counts: a process makes the plan (it was begun by
     `kwire.__main__`), the command is forked, a thread makes the ground; then what the recording itself needs
@@ -288,8 +289,10 @@ def prepared(
     """
     from kwire.live.plan_process import Planning
 
+    wanted = probes.read(args.probes) if apart is None else list(apart.probes)
+    numbers = None if apart is None else apart.numbers
     planning = Planning(
-        "kwire.live.planner", "plan_probes", probes.read(args.probes), args.filter, origin="--filter"
+        "kwire.live.planner", "plan_probes", wanted, args.filter, origin="--filter", numbers=numbers
     )
     with planning, chosen(args, args.buffer, aside=aside, everyone=args.everyone) as (processes, ground):
         planning.ask(scope=processes.scope)

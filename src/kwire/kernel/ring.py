@@ -15,6 +15,7 @@ ring.
 import mmap
 import struct
 from array import array
+from collections.abc import Sequence
 from contextlib import ExitStack
 
 from kwire import native
@@ -201,6 +202,19 @@ class Rings:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def taken(cls, array: Map, rings: "Sequence[Map]") -> "Rings":
+        """Those that another process has made: the array, and the rings of the CPUs that are online."""
+        self = cls.__new__(cls)
+        self.array, self.readers = array, []
+        try:
+            for ring in rings:
+                self.readers.append(Ring(ring))
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def close(self) -> None:
         """Unmap and close all; twice is harmless."""

@@ -105,6 +105,11 @@ class Fd:
         """Whether `close` has been called."""
         return self._fd < 0
 
+    def release(self) -> int:
+        """Let it go without closing it: whoever asked owns it from now on."""
+        fd, self._fd = self.fd, -1
+        return fd
+
     def close(self) -> None:
         """Give the descriptor back to the kernel."""
         fd, self._fd = self._fd, -1

@@ -6,6 +6,7 @@ compiled.
 """
 
 import _thread
+import os
 import sys
 
 from kwire.errors import KwireError
@@ -44,14 +45,16 @@ def ring_size(wanted: int) -> int:
 class Ground:
     """These maps in the making. `wait` before they are used; whoever made this closes it."""
 
-    __slots__ = ("_done", "_follow", "_interval", "_problem", "_rings", "_size", "_tasks")
+    __slots__ = ("_done", "_follow", "_interval", "_known", "_problem", "_rings", "_size", "_tasks")
 
-    def __init__(self, buffer: int | None = None, *, follow: bool = False) -> None:
+    def __init__(self, buffer: int | None = None, *, follow: bool = False, known: Map | None = None) -> None:
         """Begin. `buffer`: bytes of each CPU's ring (None: by `default_buffer`); `follow`: only chosen
-        processes are traced, and what they start. Raises KwireError where no ring has so many bytes.
+        processes are traced, and what they start; `known`: their map, where another trace keeps it, whose
+        owner closes it. Raises KwireError where no ring has so many bytes.
         """
         self._size = ring_size(default_buffer() if buffer is None else buffer)
         self._follow = follow
+        self._known = known
         self._rings: Rings | None = None
         self._tasks: Map | None = None
         self._problem: BaseException | None = None
@@ -66,7 +69,16 @@ class Ground:
 
     def anew(self) -> "Ground":
         """The same once more."""
-        return Ground(self._size, follow=self._follow)
+        return Ground(self._size, follow=self._follow, known=self._known)
+
+    @classmethod
+    def taken(cls, rings: Rings) -> "Ground":
+        """One whose rings another process has made; the processes that are traced are that one's matter."""
+        self = cls.__new__(cls)
+        self._size, self._follow, self._known, self._tasks = rings.readers[0].size, False, None, None
+        self._rings, self._problem, self._interval = rings, None, sys.getswitchinterval()
+        self._done = _thread.allocate_lock()
+        return self
 
     @property
     def rings(self) -> Rings:
@@ -96,7 +108,9 @@ class Ground:
 
     def _make(self) -> None:
         try:
-            if self._follow:
+            if self._known is not None:
+                self._tasks = Map(os.dup(self._known.fd), self._known.spec)
+            elif self._follow:
                 self._tasks = create_tasks()
             self._rings = Rings(self._size)
         except BaseException as error:

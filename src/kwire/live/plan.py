@@ -87,7 +87,8 @@ class Plan(NamedTuple):
     that the trace can do without; `again`: the plan without some probes, told why (see `without`); `modules`:
     the module of each probe on a module's function, by number; `maps`: those of the unit; `following`: the
     programs that keep the map of chosen processes, each with the event it hangs on; `prints_maps`: whether
-    what the unit's maps hold at the end is printed; `stacks`: the unit's tables of stacks.
+    what the unit's maps hold at the end is printed; `stacks`: the unit's tables of stacks; `asked_by`: where
+    probes may be taken away one by one, by the number of each probe which of those asked for it is of.
     """
 
     groups: tuple[Group, ...]
@@ -103,6 +104,7 @@ class Plan(NamedTuple):
     following: tuple[tuple[Image, str], ...] = ()
     prints_maps: bool = True
     stacks: "tuple[StackTable, ...]" = ()
+    asked_by: Mapping[int, tuple[int, ...]] = {}
 
     def without(self, causes: Mapping[int, str]) -> "Plan":
         """The plan without the probes of these numbers, which the kernel did not take, and why."""

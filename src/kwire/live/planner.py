@@ -76,7 +76,8 @@ class _Wanted(NamedTuple):
 
     `program.site` is where it attaches, which may be another place that sees the same events; `addresses`: of
     the functions, where several have the name, or places in a file; `optional`: it is left out where
-    the kernel refuses it, as one of many that were asked for together.
+    the kernel refuses it, as one of many that were asked for together; `asked_by`: which of those asked for
+    it is of, where that is wanted.
     """
 
     spec: str
@@ -84,6 +85,7 @@ class _Wanted(NamedTuple):
     site: Site
     addresses: "tuple[int | FilePlace, ...]" = ()
     optional: bool = False
+    asked_by: tuple[int, ...] = ()
 
     def schema(self, schema: Schema) -> Schema:
         """The schema of its program as that of the place asked for."""
@@ -143,6 +145,7 @@ class Planner:
         self._never: list[list[Diagnostic]] = []  # what of the filter is never true, at each place it is for
         self._unfiltered: list[tuple[str, int, UnknownNameError]] = []  # with how many probes it is
         self._scope = scope
+        self._asking: tuple[int, ...] = ()  # what is being added, where that is to be known
         self._wanted: list[_Wanted] = []
         self._skipped: list[tuple[str, str]] = []
         self._unread: dict[str, str] = {}  # files among others that cannot be read: why
@@ -182,8 +185,11 @@ class Planner:
         else:
             self._namespace = found if found.level else None
 
-    def add(self, probe: "str | Probe | tree.Probe") -> None:
-        """Add a probe spec, or a probe written as a Python function, for every place it attaches to."""
+    def add(self, probe: "str | Probe | tree.Probe", number: int | None = None) -> None:
+        """Add a probe spec, or a probe written as a Python function, for every place it attaches to. With a
+        `number` it shares no program with one of another number, so that each can be taken away.
+        """
+        self._asking = () if number is None else (number,)
         if isinstance(probe, str):
             self._add_spec(spec.parse(probe))
             return
@@ -294,6 +300,9 @@ class Planner:
             self._maps(wanted),
             tuple(programs(task)) if self._scope.follow else (),
             stacks=tuple(dict.fromkeys(table for one in _different(wanted) for table in one.stacks())),
+            asked_by={
+                number: one.asked_by for number, one in zip(numbers, wanted, strict=True) if one.asked_by
+            },
         )
 
     def _maps(self, wanted: list[_Wanted]) -> tuple[UnitMap, ...]:
@@ -504,13 +513,15 @@ class Planner:
             if _alike(known.program, program):
                 more = tuple(place for place in addresses if place not in known.addresses)
                 self._wanted[index] = known._replace(
-                    optional=optional and known.optional, addresses=known.addresses + more
+                    optional=optional and known.optional,
+                    addresses=known.addresses + more,
+                    asked_by=tuple(dict.fromkeys((*known.asked_by, *self._asking))),
                 )
                 if not more:
                     self._repeated[text] = None
                 return False
         same.append(len(self._wanted))
-        self._wanted.append(_Wanted(text, program, site, addresses, optional))
+        self._wanted.append(_Wanted(text, program, site, addresses, optional, self._asking))
         return True
 
     def _site(self, target: "Target", offset: int = 0, listed: bool = False) -> Site:
@@ -709,7 +720,7 @@ def _grouped(wanted: list[_Wanted]) -> list[list[int]]:
         key = keys[same] = keys.get(same) or layout_key(program)
         place = key, one.program.site.target
         times[place] = times.get(place, 0) + 1
-        groups.setdefault((key, times[place]), []).append(index)
+        groups.setdefault((key, times[place], one.asked_by), []).append(index)
     from kwire.kernel import features
 
     if features.probe("cookie").answer == "yes":
@@ -815,16 +826,18 @@ def make_plan(
     *,
     scope: Scope = Scope(),  # noqa: B008
     origin: str = FILTER,
+    numbers: Sequence[int] | None = None,
 ) -> Plan:
     """The plan of probe specs and of probes written as Python functions, live ones or parsed from a file.
 
-    `origin`: what errors call the text of the filter.
+    `origin`: what errors call the text of the filter; `numbers`: of the probes, where those of each number
+    are to be taken away without the others (`Planner.add`).
     """
     planner = Planner(None if filter is None else tree.Source(origin, filter), scope)
     wrong: list[LanguageError] = []
-    for probe in probes:
+    for at, probe in enumerate(probes):
         try:
-            planner.add(probe)
+            planner.add(probe, None if numbers is None else numbers[at])
         except LanguageError as error:
             wrong.append(error)
     if wrong:
@@ -833,10 +846,15 @@ def make_plan(
 
 
 def plan_probes(
-    probes: "Sequence[str | tree.Probe]", filter: str | None, *, scope: Scope, origin: str
+    probes: "Sequence[str | tree.Probe]",
+    filter: str | None,
+    *,
+    scope: Scope,
+    origin: str,
+    numbers: Sequence[int] | None = None,
 ) -> Made:
     """`make_plan` for `plan_process`."""
-    return Made(make_plan(probes, filter, scope=scope, origin=origin))
+    return Made(make_plan(probes, filter, scope=scope, origin=origin, numbers=numbers))
 
 
 def ready() -> None:

@@ -81,6 +81,11 @@ class Processes:
         return bool(self.command or self._held) and not self._everyone
 
     @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that were named."""
+        return tuple(self._held)
+
+    @property
     def scope(self) -> Scope:
         """What the programs are told when they are compiled. Raises KernelError."""
         if self.command and not self._everyone:

@@ -18,7 +18,7 @@ import select
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from kwire.hints import TYPE_CHECKING, Protocol
 from kwire.lazy import NamedTuple
@@ -121,6 +121,7 @@ class Recorder:
         "over",
         "produced",
         "progress",
+        "removed",
         "status",
         "tracer",
         "why",
@@ -141,7 +142,20 @@ class Recorder:
         processes are traced, those of `attach`. `leaving`: this process ends with the trace (`Tracer`).
         """
         plan = plan._replace(schemas=complete(plan.schemas))
-        self.tracer = Tracer(plan, ground=ground, follow=follow, leaving=leaving)
+        self._begin(Tracer(plan, ground=ground, follow=follow, leaving=leaving), limits)
+
+    @classmethod
+    def taken(cls, tracer: Tracer) -> "Recorder":
+        """One of a tracer that another process has attached (`kwire.live.handing`), without limits."""
+        self = cls.__new__(cls)
+        self._begin(tracer, Limits())
+        self._make_tables()
+        return self
+
+    def _begin(self, tracer: Tracer, limits: Limits) -> None:
+        self.tracer = tracer
+        self.removed: set[int] = set()
+        """Probes that were taken away."""
         self._limits = limits
         self._sinks: Sequence[Sink] = ()
         self._processes: Processes | None = None
@@ -206,6 +220,9 @@ class Recorder:
         self.tracer.attach()
         if self.tracer.stacks is not None:
             self.tracer.stacks.prepare()
+        self._make_tables()
+
+    def _make_tables(self) -> None:
         if self.plan.maps or self.plan.stacks:
             from kwire.live.tables import MapTables
 
@@ -314,6 +331,16 @@ class Recorder:
         if self._processes and self._processes.command:
             self._processes.command.ended()
 
+    def take_away(self, probes: Collection[int]) -> None:
+        """Take some probes away, named by the number of each one's first shape; the others go on. All that
+        these produced is accounted for, now or at the end.
+        """
+        if not self.over:
+            self._lose(self.tracer.missed())
+            self.tracer.take_away(probes)
+            self.removed.update(probes)
+            self.catch_up()
+
     def close(self) -> None:
         """Take the probes away and free everything but the processes; twice is harmless."""
         self.tracer.close()
@@ -350,6 +377,11 @@ class Recorder:
     def limited(self) -> bool:
         """Whether it ends by itself, and not only with processes that may be its owner's."""
         return self._limits != Limits()
+
+    @property
+    def bound(self) -> bool:
+        """Whether it ends by itself, with the processes that were chosen too."""
+        return self.limited or bool(self._processes and (self._processes.command or self._processes.pids))
 
     @property
     def command_status(self) -> int | None:

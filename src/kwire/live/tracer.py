@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from mmap import mmap
 
 from kwire.bpf.counts import ASKED, ASKED_BIT
@@ -21,11 +21,12 @@ from kwire.kernel import attach, prog, tracefs
 from kwire.kernel.attach import AttachError, FilePlace, Iteration, Link, OnSignal, Place
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
-from kwire.kernel.ring import Ring
+from kwire.kernel.ring import Ring, Rings
 from kwire.kernel.sys import BPF_F_MMAPABLE, possible_cpus
 from kwire.kernel.syscall import Fd, KernelError
 from kwire.kernel.tasks import Follow
 from kwire.kinds import KINDS, OVER
+from kwire.lazy import NamedTuple
 from kwire.live.closing import close_all, detach_all, hand_over
 from kwire.live.counters import Counters, map_size
 from kwire.live.ground import Ground
@@ -119,6 +120,23 @@ def _cause(group: Group, points: int) -> Cause:
     return Cause.MISSED if points == group.shapes == 1 else Cause.MISSED_SHARED
 
 
+class Attached(NamedTuple):
+    """All that a tracer is once its probes are attached, for another process (`kwire.live.handing`)."""
+
+    plan: Plan
+    cpus: int
+    maps: dict[str, Map]
+    rings: tuple[Map, ...]
+    progs: list[Prog | None]
+    ending: list[Prog]
+    links: list[tuple[Link, int, Cause]]
+    events: list[Fd]
+    iterations: list[Iteration]
+    modules: dict[str, int]
+    missed: dict[tuple[int, Cause], int]
+    missed_at: int
+
+
 class Tracer:
     """A running trace: the plan's probes attached, their events waiting in one ring a CPU."""
 
@@ -164,6 +182,43 @@ class Tracer:
         self.delivered = 0
         self._open()
 
+    def attached(self) -> Attached:
+        """It as another process needs it, once `attach` is done and before anything was read."""
+        groups = tuple(group._replace(otherwise=None, explain=None) for group in self.plan.groups)
+        return Attached(
+            self.plan._replace(groups=groups, again=None),
+            possible_cpus(),
+            self.maps,
+            tuple(ring.map for ring in self.rings),
+            self._progs,
+            self._ending,
+            self._links,
+            self._events,
+            self._iterations,
+            self._modules,
+            self._missed,
+            self._missed_at,
+        )
+
+    @classmethod
+    def taken(cls, found: Attached) -> "Tracer":
+        """One that another process has attached. Raises KernelError."""
+        self = cls.__new__(cls)
+        self.plan, self.maps = found.plan, found.maps
+        self._progs, self._links, self._events = found.progs, found.links, found.events
+        self._iterations, self._ending = found.iterations, found.ending
+        self._modules, self._missed, self._missed_at = found.modules, found.missed, found.missed_at
+        self._leaving, self._processes, self._follow, self._refusals = False, None, None, {}
+        self.delivered = 0
+        self.stacks = self._counters = self._asked = None
+        self._ground = Ground.taken(Rings.taken(found.maps["rings"], found.rings))
+        try:
+            self._map_memory(found.cpus)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
     def _open(self) -> None:
         """Create the maps and load the programs of the plan."""
         self.maps: dict[str, Map] = {}
@@ -195,7 +250,6 @@ class Tracer:
         probes = len(self.plan.schemas)
         counts = MapSpec("counts", "array", 4, map_size(probes, cpus), 1, BPF_F_MMAPABLE)
         self.maps["counts"] = Map.create(counts)
-        self._counters = Counters(self.maps["counts"].mmap(writable=True), probes, cpus)
         if self.plan.stacks:
             from kwire.live import stacks
 
@@ -213,14 +267,21 @@ class Tracer:
         spec = next(specs, None)
         if spec is not None:
             self.maps[ASKED] = Map.create(spec)
-            self._asked = self.maps[ASKED].mmap()
+        self._map_memory(cpus)
         tasks = self._ground.tasks
         if tasks is not None:
             self.maps["tasks"] = tasks
-            assert self.plan.following, "the plan is one for chosen processes"
-            self._follow = Follow(tasks, self.plan.following)
+            if self.plan.following:  # else another trace keeps the map
+                self._follow = Follow(tasks, self.plan.following)
         self.maps["rings"] = self._ground.rings.array
         self.maps["ring"] = self._ground.rings.first
+
+    def _map_memory(self, cpus: int) -> None:
+        """Map what programs count, and what they ask for."""
+        memory = self.maps["counts"].mmap(writable=True)
+        self._counters = Counters(memory, len(self.plan.schemas), cpus)
+        if ASKED in self.maps:
+            self._asked = self.maps[ASKED].mmap()
 
     def follow(self, processes: Processes) -> None:
         """Trace these processes and what they start; nothing to do where the whole machine is traced."""
@@ -441,6 +502,22 @@ class Tracer:
         ending, self._ending = self._ending, []
         for program in ending:
             attach.attach(program, "end", "")
+
+    def take_away(self, probes: Collection[int]) -> None:
+        """Take these probes away, whose programs are no others', as `detach` does all; what they produced
+        stays in the rings. Ask `missed` before.
+        """
+        going = [one for one in self._links if one[1] in probes]
+        self._links = [one for one in self._links if one[1] not in probes]
+        self._iterations = [one for one in self._iterations if all(one is not link for link, _, _ in going)]
+        close_all(detach_all([link for link, _, _ in going]))
+        for at, (group, program) in enumerate(zip(self.plan.groups, self._progs, strict=True)):
+            if program is not None and all(point.probe in probes for point in group.points):
+                if program in self._ending:
+                    self._ending.remove(program)
+                    attach.attach(program, "end", "")
+                program.close()
+                self._progs[at] = None
 
     @property
     def _read(self) -> Counters:

@@ -1,0 +1,386 @@
+"""Probes of an agent that change while it records: what stays loses nothing, and nothing comes twice.
+
+The independent counter is the traced process itself, which makes so many calls of each kind, also while the
+configuration changes; `kwire verify` says the same of the captures.
+"""
+
+import contextlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from brokers import Server, free_ports, init, needed
+
+KWIRE = [sys.executable, "-m", "kwire.cli.main"]
+STAYS = "tracepoint:syscalls:sys_enter_getppid"
+GOES = "tracepoint:syscalls:sys_enter_getuid"
+COMES = "tracepoint:syscalls:sys_enter_getgid"
+LOAD = r"""
+import os, subprocess, sys
+child = None
+for line in sys.stdin:
+    for name in line.split():
+        if name == "start":
+            child = subprocess.Popen(sys.orig_argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        elif name.startswith("child:"):
+            child.stdin.write(name[6:] + "\n")
+            child.stdin.flush()
+            child.stdout.readline()
+        else:
+            for _ in range(1000):
+                getattr(os, name)()
+    print("done", flush=True)
+"""
+
+pytestmark = [pytest.mark.live, pytest.mark.native]
+
+
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+class Load:
+    """A process that calls what it is told to, a thousand times each; `flood` does so without a pause."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LOAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.calls: dict[str, int] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def call(self, *names: str) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(" ".join(names) + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+        for name in names:
+            self.calls[name] = self.calls.get(name, 0) + 1000
+
+    def flood(self, *names: str) -> None:
+        def work() -> None:
+            while not self._stop.is_set():
+                self.call(*names)
+                self._stop.wait(0.002)
+
+        self._stop.clear()
+        self._thread = threading.Thread(target=work)
+        self._thread.start()
+
+    def pause(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        self.pause()
+        self.process.kill()
+        self.process.communicate()
+
+
+class Verb:
+    """A running `kwire`: what it says goes to a file, its summary is the last line of standard output."""
+
+    def __init__(self, path: Path, *arguments: str) -> None:
+        self.said = path / f"{arguments[0]}-{time.monotonic_ns()}.stderr"
+        with self.said.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [*KWIRE, *arguments, "--json"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=path
+            )
+
+    @property
+    def errors(self) -> str:
+        return self.said.read_text()
+
+    def hup(self, times: int = 1) -> str:
+        """Have it read its configuration again, and wait until it has; what it said."""
+        before = len(self.errors)
+        for _ in range(times):
+            self.process.send_signal(signal.SIGHUP)
+        until(lambda: re.search("is read again|stays in force", self.errors[before:]) or self.ended)
+        return self.errors[before:]
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> dict[str, Any]:
+        """Its summary, once it has ended as it should."""
+        self.process.send_signal(number)
+        output, _ = self.process.communicate(timeout=60)
+        assert "Traceback" not in self.errors, self.errors
+        assert self.process.returncode == 0, self.errors
+        told: dict[str, Any] = json.loads(output.splitlines()[-1])
+        return told
+
+    def close(self) -> None:
+        if not self.ended:
+            self.process.kill()
+        self.process.communicate()
+
+
+class World:
+    """A collector, and an agent with a configuration file, which traces the load."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.captures = path, path / "captures"
+        self.address = f"unix:{path}/collector"
+        self.file = path / "agent.toml"
+        self.load = Load()
+        self.verbs: list[Verb] = []
+
+    def write(self, *probes: str, **more: object) -> None:
+        keys = {"to": self.address, "probes": list(probes), "pids": [str(self.load.process.pid)], **more}
+        lines = (f"{key.replace('_', '-')} = {json.dumps(value)}\n" for key, value in keys.items())
+        self.file.write_text("".join(lines))
+
+    def collect(self, how: str = "--listen") -> Verb:
+        collector = Verb(self.path, "collect", how, self.address, "-w", str(self.captures))
+        self.verbs.append(collector)
+        until(lambda: re.search("collecting at|is connected", collector.errors))
+        return collector
+
+    def agent(self) -> Verb:
+        """An agent that traces."""
+        agent = Verb(self.path, "agent", "--config", str(self.file))
+        self.verbs.append(agent)
+        status = Path(f"/proc/{agent.process.pid}/status")
+        until(lambda: agent.ended or "NoNewPrivs:\t1" in status.read_text())
+        assert not agent.ended, agent.errors
+        return agent
+
+    def stored(self) -> dict[str, int]:
+        """Events by system call in all captures, each of which is proven; none is lost."""
+        files = sorted(map(str, self.captures.glob("*.pcapng")))
+        run = subprocess.run([*KWIRE, "verify", "--json", *files], capture_output=True, text=True)
+        told = json.loads(run.stdout)
+        assert run.returncode == 0, run.stdout
+        found: dict[str, int] = {}
+        for one in told["files"]:
+            assert one["lost"] == 0
+            for probe in one["probes"]:
+                assert probe["produced"] == probe["stored"], probe
+                name = probe["probe"].rpartition("sys_enter_")[2]
+                found[name] = found.get(name, 0) + probe["stored"]
+        return found
+
+    def close(self) -> None:
+        for verb in self.verbs:
+            verb.close()
+        self.load.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    with contextlib.closing(world):
+        yield world
+
+
+@pytest.mark.parametrize("spool", [False, True])
+def test_what_stays_loses_nothing(world: World, spool: bool) -> None:
+    """Under load: of the probe that stays each call is there once, in one session; of what comes and goes
+    what was called while it was there.
+    """
+    more = {"spool": str(world.path / "spool")} if spool else {}
+    world.write(STAYS, GOES, **more)
+    collector = world.collect()
+    agent = world.agent()
+    world.load.call("getuid")
+    world.load.flood("getppid")
+    world.write(STAYS, COMES, **more)
+    said = agent.hup()
+    assert "agent.toml is read again, 1 new probe, 1 probe taken away\n" in said
+    world.load.pause()
+    world.load.call("getuid", "getgid")
+    world.load.flood("getppid")
+    world.write(STAYS, **more)
+    assert "is read again, 1 probe taken away\n" in agent.hup()
+    world.load.pause()
+    world.load.call("getgid", "getuid")
+    told = agent.end()
+    collector.end()
+    assert world.stored() == {"getppid": world.load.calls["getppid"], "getuid": 1000, "getgid": 1000}
+    assert (told["lost"], told["sessions"], told["reconnects"]) == (0, 2, 0)
+    assert told["events"] == told["acknowledged"] == world.load.calls["getppid"] + 2000
+
+
+@pytest.mark.parametrize("spool", [False, True])
+def test_probes_change_while_the_collector_is_away(world: World, spool: bool) -> None:
+    """Before it has ever been there, and while it is tried to reach it again."""
+    more = {"spool": str(world.path / "spool")} if spool else {}
+    world.write(STAYS, **more)
+    agent = world.agent()
+    world.load.flood("getppid")
+    world.write(STAYS, GOES, **more)
+    assert "1 new probe\n" in agent.hup()
+    world.load.pause()
+    world.load.call("getuid")
+    collector = world.collect()
+    until(lambda: "takes what is recorded" in agent.errors)
+    collector.end(signal.SIGTERM)  # its sessions go on with the next one
+    until(lambda: "trying again" in agent.errors)
+    world.load.flood("getppid")
+    world.write(STAYS, COMES, **more)
+    assert "1 new probe, 1 probe taken away\n" in agent.hup()
+    world.load.pause()
+    world.load.call("getuid", "getgid")
+    collector = world.collect()
+    told = agent.end()
+    collector.end()
+    assert world.stored() == {"getppid": world.load.calls["getppid"], "getuid": 1000, "getgid": 1000}
+    assert told["lost"] == 0
+
+
+def test_a_mistake_leaves_all_as_it_is(world: World) -> None:
+    """In the file, in a probe's text, in the kernel's eyes; one line says what is wrong."""
+    world.write(STAYS)
+    collector, agent = world.collect(), world.agent()
+    for wrong, told in (
+        ("tracepoint:syscalls:sys_enter_getppidd", "did you mean"),
+        (f"{COMES}(nonsense)", "unknown name nonsense"),
+        ("tracepoint:no", "is not a target of a tracepoint"),
+    ):
+        world.write(STAYS, COMES, wrong)
+        said = agent.hup()
+        [line] = [line for line in said.splitlines() if "takes what is recorded" not in line]
+        assert told in line
+        assert line.endswith("what was configured before stays in force")
+    world.write()
+    assert "no PROBE is named" in agent.hup()
+    world.file.write_text("to = 1")
+    assert "stays in force" in agent.hup()
+    world.load.call("getppid", "getgid")
+    agent.end()
+    collector.end()
+    assert world.stored() == {"getppid": 1000}
+
+
+def test_two_signals_at_once(world: World) -> None:
+    """What is new is attached once."""
+    world.write(STAYS)
+    collector, agent = world.collect(), world.agent()
+    world.write(STAYS, COMES)
+    agent.hup(5)
+    until(lambda: "new probe" in agent.errors)
+    assert "is read again\n" in agent.hup()
+    world.load.call("getppid", "getgid")
+    told = agent.end()
+    collector.end()
+    assert world.stored() == {"getppid": 1000, "getgid": 1000}
+    assert agent.errors.count("new probe") == 1
+    assert told["sessions"] == 2
+
+
+FILE = """
+import kwire
+from kwire.probe import emit, pid
+total = kwire.Count()
+seen = kwire.Count()
+
+@kwire.tracepoint("syscalls:sys_enter_getppid")
+def stays():
+    total.add()
+    emit(pid)
+{between}
+@kwire.tracepoint("syscalls:sys_enter_getuid")
+def changes():
+    emit(pid{what})
+"""
+
+
+def test_functions_of_a_file_change_by_themselves(world: World) -> None:
+    """One that is written anew in another place is the same one; its map goes on."""
+    file = world.path / "probes.py"
+    file.write_text(FILE.format(between="", what=""))
+    world.write(str(file))
+    collector, agent = world.collect(), world.agent()
+    world.load.call("getuid")
+    world.load.flood("getppid")
+    file.write_text(FILE.format(between="\n# more\n\n", what=""))
+    assert "agent.toml is read again\n" in agent.hup()
+    file.write_text(FILE.format(between="\n\n", what=", number=7"))
+    assert "1 new probe, 1 probe taken away\n" in agent.hup()
+    file.write_text(FILE.format(between="\n\n", what=", number="))
+    assert "stays in force" in agent.hup()
+    world.load.pause()
+    world.load.call("getuid")
+    agent.end()
+    collector.end()
+    assert world.stored() == {"getppid": world.load.calls["getppid"], "getuid": 2000, "map:total": 1}
+    shown = subprocess.run(
+        [*KWIRE, "show", "--json", *map(str, sorted(world.captures.glob("*.pcapng")))],
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert shown.count('"number": 7') + shown.count('"number":7') == 1000
+    assert str(world.load.calls["getppid"]) in shown  # what the map counted, from the beginning on
+
+
+def test_a_script_is_changed_for_another(world: World) -> None:
+    script = world.path / "one.bt"
+    script.write_text(f'{STAYS} {{ @calls = count(); printf("one\\n"); }} END {{ printf("end\\n"); }}')
+    world.write(str(script))
+    collector, agent = world.collect(), world.agent()
+    world.load.call("getppid")
+    script.write_text(f'{COMES} {{ @calls = count(); printf("two\\n"); }}')
+    assert "taken away" in agent.hup()
+    world.load.call("getppid", "getgid")
+    agent.end()
+    collector.end()
+    files = sorted(map(str, world.captures.glob("*.pcapng")))
+    assert subprocess.run([*KWIRE, "verify", *files], capture_output=True).returncode == 0
+    shown = [subprocess.run([*KWIRE, "show", one], capture_output=True, text=True).stdout for one in files]
+    printed = sorted((one.count("one\n"), one.count("two\n"), one.count("end\n")) for one in shown)
+    assert printed == [(0, 1000, 0), (1000, 0, 1)]
+    assert all("@calls: 1000" in one for one in shown)
+
+
+def test_what_chosen_processes_start_is_traced_by_new_probes_too(world: World) -> None:
+    """A process that was started after the agent, of one that was chosen."""
+    world.write(STAYS)
+    collector, agent = world.collect(), world.agent()
+    world.load.call("start", "child:getppid")
+    world.write(STAYS, COMES)
+    agent.hup()
+    world.load.call("child:getgid")
+    agent.end()
+    collector.end()
+    assert world.stored() == {"getppid": 1000, "getgid": 1000}
+
+
+def test_by_a_broker(world: World, tmp_path: Path) -> None:
+    """The new session is published on the connection that there is."""
+    needed()
+    with Server(tmp_path / "broker", free_ports(1)[0]) as server:
+        init(server.url)
+        world.address = server.url
+        world.write(STAYS, GOES)
+        collector = world.collect("--from")
+        agent = world.agent()
+        until(lambda: "is connected" in agent.errors)
+        world.load.call("getuid")
+        world.load.flood("getppid")
+        world.write(STAYS, COMES)
+        assert "1 new probe, 1 probe taken away\n" in agent.hup()
+        world.load.pause()
+        world.load.call("getuid", "getgid")
+        told = agent.end()
+        until(lambda: collector.errors.count("has ended") == 2)
+        collector.end()
+    assert world.stored() == {"getppid": world.load.calls["getppid"], "getuid": 1000, "getgid": 1000}
+    assert (told["lost"], told["sessions"]) == (0, 2)
