@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,12 +13,15 @@ import pytest
 from brokers import Server, ask, free_ports, init, messages, needed
 from said import Said
 
+from kwire.agent import broker_uplink
 from kwire.agent import spool as spools
 from kwire.agent.broker_uplink import BrokerUplink
 from kwire.agent.source import Outlet, preamble
 from kwire.agent.uplink import Hold, Line, MemoryHold, SpoolHold
-from kwire.broker.address import Login, parse_broker, read_login
+from kwire.broker import client, sessions
+from kwire.broker.address import Login, parse_broker
 from kwire.broker.client import Broker
+from kwire.broker.forgetting import remove
 from kwire.broker.names import AFTER, BEFORE, MESSAGE_ID, read_counts
 from kwire.broker.sessions import Entry, read_entry
 from kwire.transport.loop import Loop
@@ -173,6 +177,53 @@ def test_a_broker_killed_and_brought_back_has_each_message_once(server: Server, 
     assert link.reconnects == 3
 
 
+def test_a_broker_that_stops_while_much_waits_for_it_is_left_and_found_again(
+    server: Server, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py closes such a connection and does not say so: it waits for ever to write the last bytes."""
+    monkeypatch.setattr(client, "PING", 1)
+    monkeypatch.setattr(broker_uplink, "WINDOW", 64 << 20)  # more than sockets hold
+    link = world.uplink(MemoryHold(64 << 20, FIRST))
+    world.until(lambda: link.up)
+    server.signal(signal.SIGSTOP)
+    for number in range(1, 401):
+        assert world.cargo.outlet is not None
+        world.cargo.outlet.send(build(Type.EVENT, 1, number.to_bytes(8, "little") + bytes(60_000)), 0.0)
+    world.until(lambda: not link.up)
+    server.signal(signal.SIGCONT)
+    link.close("done")
+    world.until(lambda: link.finished)
+    found = [one.data[8:16] for one in messages(server.url) if one.data[0] & 15 == Type.EVENT]
+    assert [int.from_bytes(one, "little") for one in found] == list(range(1, 401))
+
+
+def test_a_source_whose_session_is_forgotten_begins_another(
+    server: Server, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looks now and then; what it had published and the broker has not acknowledged is counted lost."""
+    monkeypatch.setattr(sessions, "TOUCH", 1)
+    link = world.uplink()
+    world.cargo.put(3)
+    world.until(lambda: link.hold.events == 0)
+    before = link.hold.token.hex()
+
+    async def forget(nc: Any, js: Any) -> None:
+        await js.purge_stream("KWIRE", subject=f"kwire.*.{before}")
+        await remove(client.Connection(nc, js), before)
+
+    ask(server.url, forget)
+    world.until(lambda: link.hold.token.hex() != before)
+    assert world.said[-1].endswith("a new session begins: the broker knows nothing more of the one before")
+    assert [one for one in world.cargo.abandoned if one not in FIRST] == []
+    world.cargo.put(2)
+    link.close("done")
+    world.until(lambda: link.finished)
+    there = messages(server.url)
+    assert numbers(there) == [4, 5]
+    assert {one.subject for one in there} == {f"kwire.web1-example.{link.hold.token.hex()}"}
+    assert [read_counts(one.headers[AFTER]) for one in there][-1] == {1: 2}
+
+
 def test_what_is_missing_at_the_broker_is_said_and_waits(tmp_path: Path) -> None:
     needed()
     with Server(tmp_path / "broker", free_ports(1)[0]) as server:
@@ -277,57 +328,6 @@ def test_of_two_copies_of_a_source_one_goes_on(server: Server, world: World) -> 
     world.until(lambda: link.finished)
     assert numbers(messages(server.url)) == list(range(1, 11))
     copy.close()
-
-
-# --- who we are
-
-
-def nkey(tmp_path: Path) -> tuple[str, Login]:
-    nkeys = pytest.importorskip("nkeys")
-    pair = nkeys.from_seed(nkeys.encode_seed(bytes(range(32)), nkeys.PREFIX_BYTE_USER))
-    path = tmp_path / "seed"
-    path.write_bytes(bytes(pair.seed))
-    path.chmod(0o600)
-    config = f"authorization {{ users = [ {{ nkey: {pair.public_key.decode()} }} ] }}"
-    return config, read_login(parse_broker("nats://localhost"), nkey=str(path))
-
-
-def certificates(tmp_path: Path) -> tuple[str, Login]:
-    from kwire.transport.certs import make_certs
-
-    make_certs(str(tmp_path), ["localhost"])
-    folder = tmp_path / "localhost"
-    ca = folder / "ca.pem"
-    files = f'cert_file: "{folder}/cert.pem", key_file: "{folder}/key.pem", ca_file: "{ca}"'
-    config = f"tls {{ {files}, verify: true }}"
-    login = read_login(
-        parse_broker("nats://localhost"), ca=str(ca), cert=f"{folder}/cert.pem", key=f"{folder}/key.pem"
-    )
-    return config, login
-
-
-WAYS: dict[str, Callable[[Path], tuple[str, Login]]] = {
-    "user": lambda path: ('authorization { user: me, password: "p@ss" }', Login("me", "p@ss")),
-    "token": lambda path: ("authorization { token: secret }", Login(token="secret")),
-    "nkey": nkey,
-    "tls": certificates,
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_a_broker_that_wants_to_know_who_we_are(way: str, tmp_path: Path) -> None:
-    needed()
-    config, login = WAYS[way](tmp_path)
-    with Server(tmp_path / "broker", free_ports(1)[0], config) as server:
-        world = World(f"nats://localhost:{server.port}", login)
-        world.uplink()
-        world.until(lambda: len(world.said) > 1)
-        assert "no bucket" in world.said[1]  # it let us in
-        stranger = World(f"nats://localhost:{server.port}")
-        link = stranger.uplink()
-        stranger.until(lambda: link.refused or (way == "tls" and stranger.said))
-        stranger.close()
-        world.close()
 
 
 def test_without_its_client_the_cure_is_said() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -77,10 +75,13 @@ class Server:
     def log(self) -> str:
         return (self.folder / "log").read_text()[-2000:]
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+            self._process.kill()
             self._process.wait()
             self._process = None
 
@@ -140,15 +141,15 @@ def wait_for(condition: Callable[[], Any], why: Callable[[], str] = str, seconds
         time.sleep(0.01)
 
 
-def ask(url: str, question: Callable[[Any, Any], Awaitable[T]], **options: Any) -> T:
-    """Ask a broker something through a client and JetStream of our own."""
+def ask(url: str, question: Callable[[Any, Any], Awaitable[T]], patience: float = 5.0, **options: Any) -> T:
+    """Ask a broker something through a client and JetStream of our own; seconds for each answer."""
 
     async def main() -> T:
         import nats
 
         nc = await nats.connect(url.split(","), **options)
         try:
-            return await question(nc, nc.jetstream())
+            return await question(nc, nc.jetstream(timeout=patience))
         finally:
             await nc.close()
 
@@ -167,8 +168,8 @@ def messages(url: str, **options: Any) -> list[Any]:
     return ask(url, read, **options)
 
 
-def init(url: str, **limits: Any) -> None:
-    """Make stream and bucket, as `kwire fleet init`."""
+def init(url: str, patience: float = 5.0, **limits: Any) -> None:
+    """Make stream and bucket, as `kwire fleet init`; seconds for each answer."""
     from kwire.broker import setup
     from kwire.broker.address import parse_broker
 
@@ -176,4 +177,5 @@ def init(url: str, **limits: Any) -> None:
     ask(
         ",".join(f"nats://127.0.0.1:{one.port}" for one in address.servers),
         lambda nc, js: setup.init(js, address, limits),
+        patience,
     )

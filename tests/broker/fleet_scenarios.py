@@ -1,11 +1,12 @@
-"""Fleets under faults drawn by seed: agents, a broker of one or three servers, collectors of one group.
+"""Fleets under faults drawn by seed: agents, a broker of one or three servers, groups of collectors.
 
     python tests/broker/fleet_scenarios.py --first 1 --count 100 [--nodes 3]
 
 plays scenarios; what they are made of is forked from this process, so that it can be killed like any other.
-A scenario is right where what the counters of the agents say was produced is in the captures once, or counted
-lost, by numbers that no two events share; where `kwire verify` says so of all captures together; and where it
-does not of any of those that were shared, alone.
+A scenario is right where, for each group, what the counters of the agents say was produced is in the captures
+once, or counted lost, by numbers that no two events share; where the agents say the same; where `kwire
+verify` says so of all captures of a group together; and where it does not of those of one collector that were
+shared.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from fault_world import Process, StuckError, preload  # noqa: E402
 
 from kwire.words import plural  # noqa: E402
 
-PATIENCE = 60.0
+PATIENCE = 90.0
 PROBES = 2
+GROUPS = ("collectors", "night")
 
 
 def hurry() -> None:
@@ -43,6 +45,8 @@ def hurry() -> None:
     from kwire.collector import intake
 
     setattr(client, "AGAIN", 0.1)  # noqa: B010
+    setattr(client, "TIMEOUT", 1.0)  # noqa: B010
+    setattr(client, "PING", 1)  # noqa: B010
     setattr(broker_uplink, "OVERDUE", 2.0)  # noqa: B010
     setattr(broker_uplink, "PAUSE", 0.2)  # noqa: B010
     setattr(intake, "ACK_WAIT", 2.0)  # noqa: B010
@@ -50,6 +54,7 @@ def hurry() -> None:
     setattr(intake, "IDLE", (0.1, 0.5))  # noqa: B010
     setattr(intake, "TICK", 0.05)  # noqa: B010
     setattr(intake, "PULL", 4)  # noqa: B010
+    setattr(intake, "PATIENCE", 0.5)  # noqa: B010
 
 
 class Fleet:
@@ -65,19 +70,24 @@ class Fleet:
         else:
             self.broker = Cluster(folder / "broker", nodes)
             self.servers = self.broker.servers
-        self.broker.__enter__()
-        self._init(nodes, limits)
         self.collectors: dict[int, Process] = {}
+        self.groups: dict[int, str] = {}
         self.lives: list[tuple[int, fault_source.Counter, Process]] = []
         self.killed: set[int] = set()
         self.couriers: list[Process] = []
         self.begun = 0
+        self.broker.__enter__()
+        try:
+            self._init(nodes, limits)
+        except BaseException:
+            self.close()
+            raise
 
     def _init(self, nodes: int, limits: dict[str, Any]) -> None:
         end = time.monotonic() + PATIENCE
         while True:
             try:
-                init(self.broker.url, replicas=nodes, **limits)
+                init(self.broker.url, 1.0, replicas=nodes, **limits)
                 return
             except Exception:  # a cluster has no leader yet
                 if time.monotonic() > end:
@@ -89,13 +99,14 @@ class Fleet:
 
     # --- processes
 
-    def collect(self, number: int, *more: str) -> None:
-        """Start collector `number`, anew or again."""
+    def collect(self, number: int, group: str = "") -> None:
+        """Start collector `number`, anew (in a group) or again."""
         folder = self.folder / f"c{number}"
+        group = self.groups.setdefault(number, group or GROUPS[0])
 
         def job() -> int:
             hurry()
-            arguments = ["--from", self.broker.url, "-w", str(folder), "--json", *more]
+            arguments = ["--from", self.broker.url, "-w", str(folder), "--json", "--group", group]
             return fault_source.collect(arguments)
 
         self.begun += 1
@@ -105,9 +116,9 @@ class Fleet:
     def stop(self, number: int, how: int) -> None:
         """End a collector in order."""
         process = self.collectors[number]
-        self.until(lambda: not process.alive or "collecting from" in process.said, "no collector begins")
+        self.until(lambda: not process.alive or "takes from" in process.said, "no collector takes")
         process.signal(how)
-        process.wait()
+        process.wait(PATIENCE)
 
     def agent(self, host: int, rate: float, seconds: float) -> None:
         """Start an agent of a host, with the host's spool."""
@@ -124,8 +135,85 @@ class Fleet:
         self.lives.append((host, counter, Process(f"agent{life}", self.folder, job)))
         self.note(f"agent {life} of host {host} begins")
 
-    def kill_agent(self, life: int) -> None:
+    # --- faults
+
+    def kill_node(self, server: Server | None = None) -> None:
+        """kill -9 of a server, which comes back."""
+        one = server or self.rng.choice(self.servers)
+        one.kill()
+        self.note(f"{one.name} killed")
+        time.sleep(self.rng.uniform(0.1, 1.0))
+        one.start()
+        self.note(f"{one.name} back")
+
+    def kill_leader(self) -> None:
+        """The same of the one that leads the stream."""
+        found = self._ask(lambda nc, js: js.stream_info("KWIRE"))
+        leader = found.cluster.leader if found is not None and found.cluster else None
+        self.kill_node(next((one for one in self.servers if one.name == leader), None))
+
+    def kill_all(self) -> None:
+        """kill -9 of all servers at once, which come back one by one."""
+        for one in self.servers:
+            one.kill()
+        self.note("all servers killed")
+        for one in self.rng.sample(self.servers, len(self.servers)):
+            time.sleep(self.rng.uniform(0.0, 0.4))
+            one.start()
+        self.note("all servers back")
+
+    def suspend_node(self) -> None:
+        """A server that is there and does not answer."""
+        one = self.rng.choice(self.servers)
+        one.signal(signal.SIGSTOP)
+        self.note(f"{one.name} suspended")
+        time.sleep(self.rng.uniform(0.3, 3.0))
+        one.signal(signal.SIGCONT)
+        self.note(f"{one.name} goes on")
+
+    def move_leader(self) -> None:
+        """Ask a leader to step down: the stream's, the group's, the bucket's."""
+        which = self.rng.choice(
+            ("STREAM.LEADER.STEPDOWN.KWIRE", "CONSUMER.LEADER.STEPDOWN.KWIRE.collectors",
+             "STREAM.LEADER.STEPDOWN.KV_kwire")
+        )  # fmt: skip
+        answer = self._ask(lambda nc, js: nc.request(f"$JS.API.{which}", b"", timeout=1))
+        self.note("leader not moved" if answer is None else f"leader moved ({which.rpartition('.')[2]})")
+
+    def _ask(self, question: Callable[[Any, Any], Any]) -> Any:
+        """Ask any server that lives; None where it does not answer."""
+        try:
+            return ask(next(one.url for one in self.servers if one.alive), question, 1.0)
+        except Exception:
+            return None
+
+    def kill_collector(self) -> None:
+        """kill -9; most come back at once, the others at the end."""
+        number = self.rng.choice(list(self.collectors))
+        self.collectors[number].kill()
+        self.note(f"collector {number} killed")
+        if self.rng.random() < 0.7:
+            self.collect(number)
+
+    def suspend_collector(self) -> None:
+        """So long that the broker gives what it has not acknowledged to others."""
+        process = self.collectors[number := self.rng.choice(list(self.collectors))]
+        process.suspend()
+        self.note(f"collector {number} suspended")
+        time.sleep(self.rng.uniform(0.5, 3.0))
+        process.signal(signal.SIGCONT)
+        self.note(f"collector {number} goes on")
+
+    def end_collector(self) -> None:
+        """One is told to end, and another goes on in its folder."""
+        number = self.rng.choice(list(self.collectors))
+        self.stop(number, signal.SIGTERM)
+        self.note(f"collector {number} told to end")
+        self.collect(number)
+
+    def kill_agent(self) -> None:
         """kill -9, and have what its spool holds delivered by another."""
+        life = self.rng.randrange(len(self.lives)) + 1
         host, _, process = self.lives[life - 1]
         if not process.alive:
             return
@@ -142,18 +230,6 @@ class Fleet:
 
         self.couriers.append(Process(f"courier{life}", self.folder, job))
 
-    def move_leader(self) -> None:
-        """Ask the stream's leader to step down."""
-
-        async def step(nc: Any, js: Any) -> None:
-            await nc.request("$JS.API.STREAM.LEADER.STEPDOWN.KWIRE", b"", timeout=2)
-
-        try:
-            ask(next(one.url for one in self.servers if one.alive), step)
-            self.note("leader moved")
-        except Exception as error:
-            self.note(f"leader not moved: {error}")
-
     # --- the end
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
@@ -161,18 +237,23 @@ class Fleet:
         while not condition():
             if time.monotonic() > end:
                 raise StuckError(what)
-            time.sleep(0.02)
+            time.sleep(0.05)
 
-    def claims(self) -> list[Any]:
-        """What the group knows of each session."""
+    def claims(self) -> dict[str, list[Any]]:
+        """What each group knows of each session."""
         from kwire.broker.claims import Claims
+        from kwire.broker.client import Connection
 
-        async def read(nc: Any, js: Any) -> list[Any]:
-            bucket = await js.key_value("kwire")
-            keys = [key for key in await bucket.keys() if key.startswith("claims.")]
-            return [Claims.read((await bucket.get(key)).value or b"") for key in keys]
+        async def read(nc: Any, js: Any) -> dict[str, list[Any]]:
+            connection = Connection(nc, js, await js.key_value("kwire"))
+            found: dict[str, list[Any]] = {}
+            for key in await connection.keys():
+                if key.startswith("claims."):
+                    value = (await connection.get(key))[0]
+                    found.setdefault(key.split(".")[1], []).append(Claims.read(value))
+            return found
 
-        return ask(self.servers[0].url, read)
+        return ask(self.broker.url, read)
 
     def finish(self) -> list[str]:
         """Heal everything, let it end, and judge."""
@@ -184,23 +265,38 @@ class Fleet:
                 self.collect(number)
         for process in [process for _, _, process in self.lives] + self.couriers:
             process.wait(PATIENCE)
-        sessions = len(self.lives)
-
-        def over() -> bool:
-            try:
-                found = self.claims()
-            except Exception:  # no leader, no key yet
-                return False
-            return len(found) >= sessions and all(claims.over for claims in found)
-
-        self.until(over, "sessions do not end")
+        self.until(self._over, "sessions do not end")
         self.until(self._closed, "captures do not end")
         for number in self.collectors:
             self.stop(number, signal.SIGINT)
         return self._judge()
 
-    def paths(self) -> list[Path]:
-        return sorted(self.folder.glob("c*/*.pcapng"))
+    def _over(self) -> bool:
+        """Whether each group has everything of each session; of an agent that was killed at once there is
+        perhaps none.
+        """
+        try:
+            found, known = self.claims(), self.sessions()
+        except Exception:  # no leader, no key yet
+            return False
+        groups = set(self.groups.values())
+        return all(
+            len(found.get(group, ())) == known and all(one.over for one in found[group]) for group in groups
+        )
+
+    def sessions(self) -> int:
+        """How many the broker has messages of."""
+
+        async def read(nc: Any, js: Any) -> int:
+            names = (await js.stream_info("KWIRE", subjects_filter=">")).state.subjects
+            return len(names or {})
+
+        return ask(self.broker.url, read)
+
+    def paths(self, group: str) -> dict[int, list[Path]]:
+        """The captures of a group's collectors."""
+        numbers = [number for number, its in self.groups.items() if its == group]
+        return {number: sorted(self.folder.glob(f"c{number}/*.pcapng")) for number in numbers}
 
     def _closed(self) -> bool:
         """Whether each collector has said of each session that it shares that it has ended."""
@@ -209,49 +305,78 @@ class Fleet:
         except Exception:  # the bucket was read while it changed
             return False
         said = sum(path.read_text().count(" has ended: ") for path in self.folder.glob("collector*.err"))
-        return said >= sum(len(one.collectors) for one in claims)
+        return said >= sum(len(one.collectors) for its in claims.values() for one in its)
+
+    def state(self) -> str:
+        """What the broker says of itself, and all others, where nothing moves."""
+        lines = []
+        for what in ("STREAM.INFO.KWIRE", "STREAM.INFO.KV_kwire", "CONSUMER.INFO.KWIRE.collectors"):
+
+            async def look(nc: Any, js: Any, what: str = what) -> str:
+                answer = await nc.request(f"$JS.API.{what}", b"", timeout=2)
+                return str(answer.data.decode()[:1500])
+
+            for one in self.servers:
+                try:
+                    lines.append(f"{one.name}: {what}: {ask(one.url, look)}")
+                except Exception as error:
+                    lines.append(f"{one.name}: {what}: {error!r}")
+        return "\n".join(lines)
 
     def _judge(self) -> list[str]:
         wrong = []
-        found = look_into(self.paths())
+        for _, counter, process in self.lives:
+            told = process.told
+            if told.status not in (0, 3, -9) or "Traceback" in told.said:
+                wrong.append(f"{told.name} ended with {told.status}: {told.said[-300:]}")
+            elif told.summary and told.summary["events"] + told.summary["lost"] != counter.total:
+                wrong.append(f"{told.name} says {told.summary} of {counter.total} produced")
+        for process in self.collectors.values():
+            told = process.told
+            if told.status not in (0, 3) or "Traceback" in told.said or "failed:" in told.said:
+                wrong.append(f"{told.name} ended with {told.status}: {told.said[-600:]}")
+        for group in sorted(set(self.groups.values())):
+            wrong += [f"{group}: {text}" for text in self._accounts(group)]
+        return wrong
+
+    def _accounts(self, group: str) -> list[str]:
+        """Produced is stored and counted, in the captures of a group."""
+        wrong = []
+        paths = self.paths(group)
+        found = look_into(path for each in paths.values() for path in each)
         if len(found.numbers) != len(set(found.numbers)):
             wrong.append(f"{len(found.numbers) - len(set(found.numbers))} events are there more than once")
         stored: dict[int, set[int]] = {}
         for number in found.numbers:
             stored.setdefault(number >> 40, set()).add(number & (1 << 40) - 1)
-        sound = [life for life in range(1, len(self.lives) + 1) if life not in self.killed]
-        produced = sum(self.lives[life - 1][1].total for life in sound)
+        produced = {life: counter.total for life, (_, counter, _) in enumerate(self.lives, 1)}
+        sound = [life for life in produced if life not in self.killed]
         there = sum(len(stored.get(life, ())) for life in sound)
+        if any(max(its, default=-1) >= produced[life] for life, its in stored.items()):
+            wrong.append("there are events that nobody produced")
         if self.killed:  # what such an agent had not written down is gone with it, and nobody knows
             missing = sum(max(one, default=-1) + 1 - len(one) for life, one in stored.items())
+            missing += sum(produced[life] - 1 - max(stored.get(life, ()), default=-1) for life in sound)
             if missing > found.all_lost:
                 wrong.append(f"{missing} events are missing in the middle, {found.all_lost} are counted lost")
-        elif produced != there + found.all_lost:
-            wrong.append(f"{produced} events produced, {there} stored, {found.lost} lost")
-        for _, _, process in self.lives:
-            told = process.told
-            if told.status not in (0, 3, -9):
-                wrong.append(f"{told.name} ended with {told.status}: {told.said[-300:]}")
-        for process in self.collectors.values():
-            told = process.told
-            if told.status not in (0, 3) or "Traceback" in told.said or "failed:" in told.said:
-                wrong.append(f"{told.name} ended with {told.status}: {told.said[-600:]}")
-        wrong += self._verified(found.all_lost)
-        return wrong
+        elif sum(produced.values()) != there + found.all_lost:
+            wrong.append(f"{sum(produced.values())} events produced, {there} stored, {found.lost} lost")
+        return wrong + self._verified(group, paths, found.all_lost)
 
-    def _verified(self, lost: int) -> list[str]:
+    def _verified(self, group: str, paths: dict[int, list[Path]], lost: int) -> list[str]:
         """What `kwire verify` says of all captures, and of those of one collector."""
-        told = verify(self.paths())
+        every = [path for each in paths.values() for path in each]
+        told = verify(every)
         problems = [*told["problems"], *(text for file in told["files"] for text in file["problems"])]
         unproven = [text for text in problems if "no closing statistics" in text]
         wrong = [f"verify: {text}" for text in problems if not self.killed or text not in unproven]
         if not lost and not self.killed and not told["complete"]:
             wrong.append(f"verify: not complete: {problems}")
-        shared = [claims for claims in self.claims() if len(claims.collectors) > 1 and claims.produced]
-        self.note(f"{len(shared)} of {len(self.lives)} sessions shared")
-        for number in self.collectors if shared else ():
-            paths = sorted(self.folder.glob(f"c{number}/*.pcapng"))
-            if paths and len(paths) < len(self.paths()) and verify(paths)["complete"]:
+        claims = self.claims()[group]
+        shared = [one for one in claims if len(one.collectors) > 1 and one.produced]
+        self.note(f"{len(shared)} of {len(claims)} sessions shared in {group}, {lost} events lost")
+        for number, its in paths.items() if shared else ():
+            if its and len(its) < len(every) and verify(its)["complete"]:
                 wrong.append(f"verify: captures of collector {number} alone are called complete")
         return wrong
 
@@ -278,56 +403,59 @@ def verify(paths: list[Path]) -> dict[str, Any]:
     return found
 
 
-def play(seed: int, folder: Path, nodes: int = 3) -> tuple[list[str], list[str]]:
-    """One scenario: what is wrong, and what happened."""
+FAULTS: dict[str, tuple[Callable[[Fleet], None], int, bool]] = {
+    "node killed": (Fleet.kill_node, 2, False),
+    "leader killed": (Fleet.kill_leader, 2, True),
+    "all nodes killed": (Fleet.kill_all, 1, False),
+    "node suspended": (Fleet.suspend_node, 2, False),
+    "leader moved": (Fleet.move_leader, 3, True),
+    "collector killed": (Fleet.kill_collector, 3, False),
+    "collector told to end": (Fleet.end_collector, 2, False),
+    "collector suspended": (Fleet.suspend_collector, 2, False),
+    "agent killed": (Fleet.kill_agent, 2, False),
+}
+"""Name → what happens, how often it is drawn, whether it takes a cluster."""
+
+
+def play(
+    seed: int, folder: Path, nodes: int = 3, wanted: tuple[str, ...] = ()
+) -> tuple[list[str], list[str]]:
+    """One scenario: what is wrong, and what happened. `wanted`: faults to draw from."""
     rng = random.Random(seed)
     fleet = Fleet(folder, rng, nodes)
     try:
-        collectors, hosts = rng.choice((1, 2, 2)), rng.choice((1, 2, 3))
+        collectors, hosts = rng.choice((1, 2, 2, 3)), rng.choice((1, 2, 3))
         for number in range(collectors):
             fleet.collect(number)
-        seconds = rng.uniform(1.0, 2.0)
+        if rng.random() < 0.25:
+            fleet.collect(collectors, GROUPS[1])
+        if rng.random() < 0.7:  # else agents are there before
+            begun = fleet.collectors.values()
+            fleet.until(lambda: all("takes from" in one.said for one in begun), "no collector takes")
+        those = wanted or [name for name, (_, _, cluster) in FAULTS.items() if nodes > 1 or not cluster]
+        drawn = rng.choices(those, [FAULTS[name][1] for name in those], k=rng.randint(1, 5))
+        steps = [(name, rng.uniform(0.1, 0.8)) for name in drawn]
+        seconds = sum(pause for _, pause in steps) + rng.uniform(0.5, 1.5)
         for host in range(hosts):
             fleet.agent(host, rng.choice((2_000, 20_000, 60_000)), seconds)
-        for _ in range(rng.randint(1, 4)):
-            time.sleep(rng.uniform(0.1, 0.6))
-            what = rng.choice(("node", "leader", "collector", "collector", "agent", "term"))
-            if what == "node":
-                one = rng.choice(fleet.servers)
-                one.kill()
-                fleet.note(f"{one.name} killed")
-                time.sleep(rng.uniform(0.1, 0.5))
-                one.start()
-                fleet.note(f"{one.name} back")
-            elif what == "leader" and nodes > 1:
-                fleet.move_leader()
-            elif what == "collector":
-                number = rng.randrange(collectors)
-                fleet.collectors[number].kill()
-                fleet.note(f"collector {number} killed")
-                if rng.random() < 0.7:
-                    fleet.collect(number)
-            elif what == "term":
-                number = rng.randrange(collectors)
-                fleet.stop(number, signal.SIGTERM)
-                fleet.note(f"collector {number} told to end")
-                fleet.collect(number)
-            elif what == "agent":
-                fleet.kill_agent(rng.randrange(hosts) + 1)
+        for name, pause in steps:
+            time.sleep(pause)
+            FAULTS[name][0](fleet)
         return fleet.finish(), fleet.diary
     except StuckError as error:
         said = [f"{one.name}: {one.said[-1500:]}" for one in fleet.collectors.values()]
-        return [f"stuck: {error}", *said], fleet.diary
+        return [f"stuck: {error}", *said, fleet.state()], fleet.diary
     finally:
         fleet.close()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--first", type=int, default=1)
-    parser.add_argument("--count", type=int, default=10)
+    parser = argparse.ArgumentParser(description="seeded scenarios of agents, a broker and collectors")
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
+    parser.add_argument("--count", type=int, default=10, help="how many")
     parser.add_argument("--seeds", default="", help="these instead: 3,7,9")
-    parser.add_argument("--nodes", type=int, choices=(1, 3), default=3)
+    parser.add_argument("--nodes", type=int, choices=(1, 3), default=3, help="servers of the broker")
+    parser.add_argument("--faults", nargs="*", default=[], choices=FAULTS, help="only these")
     parser.add_argument("--keep", action="store_true", help="keep the folders of what was wrong")
     args = parser.parse_args()
     preload()
@@ -337,7 +465,7 @@ def main() -> int:
     for seed in seeds:
         folder, start = Path(tempfile.mkdtemp(prefix="fleet")), time.monotonic()
         try:
-            wrong, diary = play(seed, folder, args.nodes)
+            wrong, diary = play(seed, folder, args.nodes, tuple(args.faults))
         except Exception:
             wrong, diary = [traceback.format_exc()], []
         print(f"seed {seed}: {time.monotonic() - start:.1f} s: {'; '.join(diary)}", flush=True)
@@ -345,7 +473,7 @@ def main() -> int:
             print(f"  WRONG: {text}", flush=True)
         failed += bool(wrong)
         if wrong and args.keep:
-            print(f"  kept: {folder}")
+            print(f"  kept: {folder}", flush=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
     print(f"{plural(len(seeds), 'scenario')}, {failed} wrong")

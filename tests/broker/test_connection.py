@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Cluster, Server, ask, init, needed, wait_for
+from brokers import Cluster, Server, ask, free_ports, init, needed, wait_for
 
 from kwire.broker.client import Connection
+
+
+def made(cluster: Cluster) -> bool:
+    """Whether stream and bucket are there."""
+    try:
+        init(cluster.url, 1.0, replicas=3)
+    except Exception:  # there is no leader yet
+        return False
+    return True
 
 
 @pytest.mark.native
@@ -20,15 +30,7 @@ def test_of_changes_that_come_at_once_one_counts(tmp_path: Path) -> None:
     """Also in a cluster, whose servers of 2.9 let two of them pass where only the revision is looked at."""
     needed()
     with Cluster(tmp_path) as cluster:
-
-        def made() -> bool:
-            try:
-                init(cluster.url, replicas=3)
-            except Exception:  # there is no leader yet
-                return False
-            return True
-
-        wait_for(made)
+        wait_for(lambda: made(cluster))
 
         async def race(nc: Any, js: Any) -> list[int]:
             import nats
@@ -51,7 +53,7 @@ def test_of_changes_that_come_at_once_one_counts(tmp_path: Path) -> None:
 def test_what_is_at_the_broker_is_shown(server: Server) -> None:
     from test_fleet import agent
 
-    produced = agent(server.url, Path(), "0.2")
+    produced = agent(server.url, "0.2")
 
     def status(*more: str) -> str:
         command = [sys.executable, "-m", "kwire", "fleet", "status", server.url, *more]
@@ -65,3 +67,32 @@ def test_what_is_at_the_broker_is_shown(server: Server) -> None:
         {},
     )
     assert f"web1                 {session['session'][:8]} ended {produced:>15,}" in status()
+
+
+def status(url: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kwire", "fleet", "status", url]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.native
+def test_verbs_end_where_a_broker_is_there_and_does_not_answer(tmp_path: Path) -> None:
+    needed()
+    with Server(tmp_path, free_ports(1)[0]) as server:
+        server.signal(signal.SIGSTOP)
+        done = status(server.url)
+        server.signal(signal.SIGCONT)
+    assert done.stderr == f"kwire: connect to {server.url}: it does not answer\n"
+    assert done.returncode == 1
+
+
+@pytest.mark.native
+def test_verbs_end_where_most_of_a_cluster_is_gone(tmp_path: Path) -> None:
+    needed()
+    with Cluster(tmp_path) as cluster:
+        wait_for(lambda: made(cluster))
+        for server in cluster.servers[:2]:
+            server.kill()
+        done = status(cluster.url)
+    assert done.stderr.startswith(f"kwire: look at {cluster.url}: ")
+    assert "does not answer" in done.stderr
+    assert done.returncode == 1

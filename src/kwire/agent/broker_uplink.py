@@ -9,6 +9,7 @@ the loop's thread; the broker's thread publishes what it is given and tells what
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -150,10 +151,10 @@ class BrokerUplink:
     async def _serve(self, connection: Connection) -> None:
         """One connection: have the session, then publish what the loop's thread gives."""
         while True:
-            epoch, session, entry, after, schemas = await self._broker.there(self._introduction)
-            found = await sessions.take_up(connection, session.hex(), entry, after, schemas)
-            if found is None:
-                await self._broker.there(partial(self._superseded, epoch))
+            epoch, session, entry, after, schemas, begun = await self._broker.there(self._introduction)
+            found = await sessions.take_up(connection, session.hex(), entry, after, schemas, begun)
+            if isinstance(found, sessions.Gone):
+                await self._broker.there(partial(self._lost, epoch, found))
                 await asyncio.sleep(BETWEEN)
                 continue
             last = await sessions.last_of(connection, session.hex()) if found[1] else None
@@ -161,18 +162,23 @@ class BrokerUplink:
             publisher = _Publisher(self._broker, connection, subject, partial(self._acknowledged, epoch))
             first = None if found[1] else found[0].first
             ready = partial(self._ready, epoch, publisher, first, last)
+            touching = asyncio.create_task(_touch(connection, session.hex(), entry, publisher))
             try:
                 await publisher.run(partial(self._broker.post, ready))
             finally:
+                touching.cancel()
                 self._broker.post(partial(self._down, epoch))
 
-    def _introduction(self) -> tuple[int, bytes, sessions.Entry, tuple[int, ...], list[bytes]]:
-        """What a session begins with: its epoch, its token, who we are, the HELLOs before, the SCHEMAs."""
+    def _introduction(self) -> tuple[int, bytes, sessions.Entry, tuple[int, ...], list[bytes], bool]:
+        """What a session begins with: its epoch, its token, who we are, the HELLOs before, the SCHEMAs; and
+        whether it has begun.
+        """
         nonce, after = self.hold.lineage.draw(os.urandom)
         about = sessions.about(self._line.about)
         first = self.hold.send_queue.first
-        entry = sessions.Entry(first, nonce, 0, about, time.time_ns())
-        return self._epoch, self.hold.token, entry, after, self._cargo.schemas
+        entry = sessions.Entry(first, nonce, 0, about, time.time_ns(), sessions.TOUCH)
+        begun = self._connected or self.hold.known
+        return self._epoch, self.hold.token, entry, after, self._cargo.schemas, begun
 
     def _ready(
         self, epoch: int, publisher: "_Publisher", first: int | None, last: sessions.Last | None
@@ -219,15 +225,12 @@ class BrokerUplink:
             self._up, self._publisher = False, None
             self.loop.cancel(self._overdue)
 
-    def _superseded(self, epoch: int) -> None:
-        """Another copy of this source went on with the session."""
+    def _lost(self, epoch: int, why: sessions.Gone) -> None:
+        """The session is not ours any more."""
         if epoch != self._epoch or self._left:
             return
-        self._line.say(
-            f"{self._line.address}: a new session begins: another copy of this source went on with it",
-            "session_anew",
-        )
-        self._anew(superseded=True)
+        self._line.say(f"{self._line.address}: a new session begins: {why.value}", "session_anew")
+        self._anew(superseded=why is sessions.Gone.SUPERSEDED)
 
     @vital
     def _anew(self, superseded: bool) -> None:
@@ -348,6 +351,18 @@ class BrokerUplink:
         self._cargo.done()
 
 
+async def _touch(
+    connection: Connection, session: str, entry: sessions.Entry, publisher: "_Publisher"
+) -> None:
+    """Let the broker know now and then that a session has its source; end its publishing where it is gone."""
+    while True:
+        await asyncio.sleep(entry.touched)
+        with contextlib.suppress(Exception):  # another time; whether there is a connection, others see
+            if not await sessions.touch(connection, session, entry.nonce):
+                publisher.end()
+                return
+
+
 Message: TypeAlias = tuple[int, bytes, dict[str, str]]
 """What is published: its number, the payload, the headers."""
 
@@ -405,7 +420,8 @@ class _Publisher:
         number = message.subject.rpartition(".")[2]
         trouble, known = "", False
         if message.headers and message.headers.get("Status") == "503":
-            trouble = f"no stream takes {self._subject}: kwire fleet init {self._broker.address} makes one"
+            trouble = f"no stream takes {self._subject} at present: it has no leader, or is not there"
+            trouble += f" (kwire fleet init {self._broker.address} makes it)"
         else:
             try:
                 answer = json.loads(message.data)

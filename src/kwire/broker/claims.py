@@ -146,6 +146,12 @@ class Claims:
         self.parts[collector] = self.parts.get(collector, Part()).with_spans(spans)
         return batch
 
+    def renumber(self, collector: str) -> int:
+        """Claim the open batch of a collector again, as the next one; its number."""
+        batch = self.open[collector]
+        self.open[collector] = batch._replace(batch=batch.batch + 1)
+        return batch.batch + 1
+
     def release(self, collector: str) -> None:
         """Take back the open batch of a collector, which has not stored it."""
         batch = self.open.pop(collector)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -27,6 +28,8 @@ from kwire.transport.loop import READ, Loop
 from kwire.transport.rate_limited_log import Recurring
 
 if TYPE_CHECKING:
+    import ssl
+
     from nats.aio.client import Client
     from nats.js import JetStreamContext
     from nats.js.kv import KeyValue
@@ -40,6 +43,11 @@ TIMEOUT: Final = 5.0
 PING: Final = 10
 """Seconds after which a silent server is asked whether it lives; twice without an answer, and it is gone."""
 
+LOOK: Final = 1.0
+"""Seconds between two looks at whether there is a connection: nats-py does not say that it has closed one
+where the last bytes cannot be written, as to a server that is killed, or stopped, while much waits for it.
+"""
+
 PENDING: Final = 8 << 20
 """Bytes that may wait to be written; whoever publishes more waits."""
 
@@ -48,6 +56,9 @@ FAREWELL: Final = 2.0
 
 WRONG_REVISION: Final = (10071, 10164)
 """Errors that say that a key has another revision."""
+
+OURS: Final = re.compile("ALERT.*CERTIFICATE|ALERT_UNKNOWN_CA")
+"""What TLS calls it when the other side refuses our certificate."""
 
 T = TypeVar("T")
 
@@ -89,6 +100,36 @@ class Connection:
         except KeyNotFoundError:
             return b"", 0
         return entry.value or b"", entry.revision or 0
+
+    async def keys(self) -> list[str]:
+        """All keys of the bucket; no consumer is made for it, that the servers would keep for a while."""
+        prefix, found = f"$KV.{BUCKET}.", list[str]()
+        while True:
+            question = json.dumps({"subjects_filter": f"{prefix}>", "offset": len(found)}).encode()
+            answer = await self.nc.request(f"$JS.API.STREAM.INFO.KV_{BUCKET}", question, timeout=TIMEOUT)
+            told = json.loads(answer.data)
+            if "error" in told:
+                raise BrokerError("list", f"bucket {BUCKET}", str(told["error"].get("description")))
+            page = told["state"].get("subjects") or {}
+            found += [subject.removeprefix(prefix) for subject in page]
+            if not page or len(found) >= told.get("total", 0):
+                return found
+
+    async def written(self, key: str) -> float:
+        """When a value of the bucket was written, in seconds since 1970 by the broker's clock; 0: it is not
+        there.
+        """
+        from nats.js.errors import NotFoundError
+
+        try:
+            found = await self.js.get_last_msg(f"KV_{BUCKET}", f"$KV.{BUCKET}.{key}", direct=False)
+        except NotFoundError:
+            return 0.0
+        return found.time.timestamp() if found.time is not None else 0.0
+
+    async def remove(self, keys: str) -> None:
+        """Remove the values of all keys that fit, `*` standing for a part of a name, and leave no mark."""
+        await self.js.purge_stream(f"KV_{BUCKET}", subject=f"$KV.{BUCKET}.{keys}")
 
     async def swap(self, key: str, value: bytes, revision: int) -> int:
         """Put a value where the key has this revision (0: none) still; the new one, 0 where it has not.
@@ -298,13 +339,15 @@ class Broker:
             self._join = join
             for serve in list(self._users):
                 join(serve)
-            await gone.wait()
+            while nc.is_connected and not gone.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(gone.wait(), LOOK)
         finally:
             self._join = _nothing
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await _quietly(nc.close())
+            await quietly(nc.close())
             self.post(self._gone)
 
     def _connected(self) -> None:
@@ -414,11 +457,37 @@ async def connect(
     except asyncio.CancelledError:
         raise
     except Exception as error:
-        await _quietly(nc.close())
+        await quietly(nc.close())
         told = last[0] if last and type(error).__name__ == "NoServersError" else error
+        if login.tls is not None and isinstance(told, ConnectionError):
+            told = await _alert(server, login.tls) or told
         cause, refusal = plain(told)
         raise (RefusedError if refusal else BrokerError)("connect to", url, cause) from None
     return nc
+
+
+async def _alert(server: Address, context: "ssl.SSLContext") -> Exception | None:
+    """Why a server ends a connection of ours when the TLS handshake is over for us, as far as it says: it has
+    looked at our certificate only then, and what it says of it may be lost where we write at once.
+    """
+    import ssl
+
+    async def read() -> None:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        try:
+            await reader.readline()  # who it is
+            await writer.start_tls(context, server_hostname=server.host)
+            await reader.read(1)
+        finally:
+            writer.close()
+
+    try:
+        await asyncio.wait_for(read(), FAREWELL)
+    except ssl.SSLError as error:
+        return error
+    except Exception:
+        return None
+    return None
 
 
 async def bucket_of(js: "JetStreamContext", address: BrokerAddress) -> "KeyValue":
@@ -505,7 +574,8 @@ def _signer(seed: str) -> Callable[[str], bytes]:
     return sign
 
 
-async def _quietly(last: Awaitable[Any]) -> None:
+async def quietly(last: Awaitable[Any]) -> None:
+    """Do the last thing on a connection, which may be gone, or hang."""
     with contextlib.suppress(Exception):  # it was gone already
         await asyncio.wait_for(last, FAREWELL)
 
@@ -517,6 +587,8 @@ def plain(error: BaseException) -> tuple[str, bool]:
     name, text = type(error).__name__, " ".join(str(error).split())[:200].removeprefix("nats: ")
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused: {error.verify_message}", True
+    if isinstance(error, ssl.SSLError) and OURS.search(error.reason or ""):
+        return "it refuses our certificate, or we show it none", True
     if isinstance(error, ssl.SSLError):
         return f"no TLS: {(error.reason or 'failed').lower().replace('_', ' ')}", True
     if name == "AuthorizationError" or "uthorization" in text or "uthentication" in text:

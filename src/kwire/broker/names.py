@@ -16,6 +16,9 @@ PREFIX: Final = "kwire"
 SUBJECTS: Final = f"{PREFIX}.*.*"
 """All subjects of the stream."""
 
+CLEANED: Final = "cleaned"
+"""The key of who has looked last at what need not be known any more."""
+
 GROUP: Final = "collectors"
 """The group that collectors are in where none is named."""
 
@@ -81,8 +84,8 @@ def session_key(session: str) -> str:
     return f"session.{session}"
 
 
-def schema_key(session: str, index: int) -> str:
-    """The key of a part of its SCHEMAs."""
+def schema_key(session: str, index: int | str) -> str:
+    """The key of a part of its SCHEMAs; `*`: of all."""
     return f"schema.{session}.{index}"
 
 

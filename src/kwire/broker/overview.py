@@ -37,7 +37,8 @@ class SessionView(NamedTuple):
     """A session: events are those that its messages tell of, LOST ones among them; None: not told.
 
     `lag`: messages that a group has not claimed, by its name; `discarded`: events that it counted as
-    discarded by the broker; `silent`: seconds since its last message, None where the broker has none of it.
+    discarded by the broker; `silent`: seconds since its last message, None where the broker has none of it;
+    `heard`: seconds since its source was there, as far as the broker knows.
     """
 
     host: str
@@ -48,6 +49,7 @@ class SessionView(NamedTuple):
     events: int | None
     rate: float | None
     silent: float | None
+    heard: float
     lag: dict[str, int]
     discarded: dict[str, int]
 
@@ -71,7 +73,7 @@ async def overview(connection: Connection, address: BrokerAddress, seconds: floa
             Group(one.name, one.num_pending or 0, one.num_ack_pending or 0)
             for one in await connection.js.consumers_info(names.STREAM)
         ]
-        keys = await _keys(connection)
+        keys = await connection.keys()
         sessions = sorted(key.partition(".")[2] for key in keys if key.startswith("session."))
         before = dict(zip(sessions, await _each(sessions, lambda one: last_of(connection, one)), strict=True))
         start = time.monotonic()
@@ -107,6 +109,7 @@ async def _view(
     entry = read_entry((await connection.get(names.session_key(session)))[0])
     if entry is None:
         return None
+    when = max(await connection.written(names.session_key(session)), last.when if last is not None else 0.0)
     messages = ((last.number - entry.first) & MASK) + 1 if last is not None else 0
     events, rate = _events(last), None
     if events is not None:
@@ -120,6 +123,7 @@ async def _view(
         events,
         rate,
         max(0.0, time.time() - last.when) if last is not None else None,
+        max(0.0, time.time() - when),
         {group: max(0, messages - one.messages_claimed) for group, one in sorted(claims.items())},
         {group: one.discarded for group, one in sorted(claims.items())},
     )
@@ -128,15 +132,6 @@ async def _view(
 def _events(last: Last | None) -> int | None:
     """How many events a session's messages tell of; None where that is not known."""
     return sum(last.counts.values()) if last is not None and last.counts is not None else None
-
-
-async def _keys(connection: Connection) -> list[str]:
-    from nats.js.errors import NoKeysError
-
-    try:
-        return await connection.bucket.keys()
-    except NoKeysError:
-        return []
 
 
 async def _claims(connection: Connection, key: str) -> Claims | None:

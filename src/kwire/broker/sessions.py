@@ -9,6 +9,7 @@ others: it is text, short, or refused.
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from kwire.broker import names
@@ -29,12 +30,16 @@ MOST_PARTS: Final = 64
 SAID: Final = 256
 """Characters kept of what a source says of itself."""
 
+TOUCH: Final = 600
+"""Seconds after which a source that is connected writes again that a session is its own."""
+
 _KEYS: Final = {
     "first": Key(INTEGER, "the sequence number of its first message"),
     "nonce": Key(INTEGER, "of the HELLO that has it"),
     "schemas": Key(INTEGER, "parts of its SCHEMAs"),
     "about": Key(MAP, "who its source says it is"),
     "began": Key(INTEGER, "when, ns since 1970"),
+    "touched": Key(INTEGER, "seconds after which its source writes this again; 0: it does not", 0),
     "tool": Key(TEXT, "what wrote this", ""),
 }
 
@@ -47,6 +52,7 @@ class Entry(NamedTuple):
     schemas: int
     about: dict[str, str]
     began: int
+    touched: int
 
     @property
     def name(self) -> str:
@@ -64,11 +70,18 @@ def read_entry(value: bytes) -> Entry | None:
         found = read_payload(cbor.loads_map(value), _KEYS, 0)
     except (KwireError, ValueError):
         return None
-    first, nonce, schemas, began = (int(found[name]) for name in ("first", "nonce", "schemas", "began"))
+    first, nonce, schemas = (int(found[name]) for name in ("first", "nonce", "schemas"))
     if not (0 <= first <= MASK and 0 <= nonce <= MASK and 0 <= schemas <= MOST_PARTS):
         return None
     about = {str(key)[:SAID]: str(value)[:SAID] for key, value in list(found["about"].items())[:16]}
-    return Entry(first, nonce, schemas, about, began)
+    return Entry(first, nonce, schemas, about, int(found["began"]), int(found["touched"]))
+
+
+class Gone(Enum):
+    """Why a session is no longer a source's."""
+
+    SUPERSEDED = "another copy of this source went on with it"
+    FORGOTTEN = "the broker knows nothing more of the one before"
 
 
 async def take_up(
@@ -77,16 +90,20 @@ async def take_up(
     entry: Entry,
     after: Sequence[int],
     schemas: Sequence[bytes],
-) -> tuple[Entry, bool] | None:
+    begun: bool,
+) -> tuple[Entry, bool] | Gone:
     """Have a session, new or known, for the source whose HELLO is `entry.nonce`, after those of `after`.
 
-    Gives what the bucket has of it now, and whether it was there before. None: another copy of the source
-    went on with it. BrokerError: the SCHEMAs are too many.
+    `begun`: some of it was published, so the bucket knows it where it was not removed. Gives what the bucket
+    has of it now, and whether it was there before; or why it cannot be had. BrokerError: the SCHEMAs are too
+    many.
     """
     key = session_key(session)
     while True:
         value, revision = await connection.get(key)
         known = read_entry(value) if revision else None
+        if known is None and begun:
+            return Gone.FORGOTTEN
         if known is None:
             parts = join(schemas)
             if len(parts) > MOST_PARTS:
@@ -96,20 +113,34 @@ async def take_up(
                 await connection.bucket.put(schema_key(session, index), part)
             now = entry._replace(schemas=len(parts))
         elif not follows(known.nonce, entry.nonce, after):
-            return None
+            return Gone.SUPERSEDED
         else:
-            now = known._replace(nonce=entry.nonce)
+            now = known._replace(nonce=entry.nonce, touched=entry.touched)
         if await connection.swap(key, now.pack(), revision):
             return now, known is not None
 
 
+async def touch(connection: Connection, session: str, nonce: int) -> bool:
+    """Write again that a session is that of the HELLO with this nonce; False where it is not any more."""
+    key = session_key(session)
+    while True:
+        value, revision = await connection.get(key)
+        known = read_entry(value) if revision else None
+        if known is None or known.nonce != nonce:
+            return False
+        if await connection.swap(key, value, revision):
+            return True
+
+
 async def schemas_of(connection: Connection, session: str, entry: Entry) -> list[bytes]:
-    """The SCHEMAs of a session, as payloads of whole frames."""
+    """The SCHEMAs of a session, as payloads of whole frames. BrokerError where they are not all there."""
     found = []
     for index in range(entry.schemas):
-        value, revision = await connection.get(schema_key(session, index))
-        if revision:
-            found.append(value)
+        key = schema_key(session, index)
+        value, revision = await connection.get(key)
+        if not revision:
+            raise BrokerError("read", f"session {session}", f"the bucket has no {key}")
+        found.append(value)
     return found
 
 

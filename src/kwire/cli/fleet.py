@@ -43,12 +43,18 @@ status shows what waits in the stream, what each group of collectors has not tak
 events that their messages tell of, events a second just now, messages that a group has not taken (LAG), and
 events that were counted as discarded by the broker (LOST). What sources lost themselves is in the captures.
 
+forget removes what the broker has of a host, or of one session, that is gone: messages, SCHEMAs, who has
+collected what. It is refused where its agent may be there still, or messages of it are still to be collected;
+--force removes these too, and nobody counts them. What has ended and is collected need not be forgotten:
+collectors remove it when the stream has nothing more of it.
+
 compact joins the small files that many captures left in each partition of a lake (kwire export --partition,
 kwire collect --parquet); readers see the files before or the files after, never both.
 
 examples:
   kwire fleet init nats://127.0.0.1
   kwire fleet status nats://127.0.0.1
+  kwire fleet forget nats://127.0.0.1 web17
   kwire fleet compact lake
   kwire fleet init nats://a.example,b.example --tls-ca ca.pem --nats-creds admin.creds --replicas 3 --age 7d
 """
@@ -60,6 +66,7 @@ GOES_WITH: Final = {
     "size": ("init", "compact"),
     "discard": ("init",),
     "all": ("status",),
+    "force": ("forget",),
 }
 """Options → what they are for; elsewhere they are refused, as nothing would come of them."""
 
@@ -69,10 +76,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
         "what",
-        choices=["init", "status", "compact"],
-        help="init: make stream and bucket; status: how all are; compact: join small files of a lake",
+        choices=["init", "status", "forget", "compact"],
+        help="init: make stream and bucket; status: how all are; forget: remove a host that is gone; "
+        "compact: join small files of a lake",
     )
     parser.add_argument("address", metavar="ADDR|DIR", help="the broker, or the lake's directory (compact)")
+    parser.add_argument("which", metavar="HOST|SESSION", nargs="?", help="what to forget, as status shows it")
     limits = parser.add_argument_group("limits (init)")
     limits.add_argument(
         "--replicas", metavar="N", type=values.count, help="copies of each message (default 1)"
@@ -92,6 +101,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="status: sessions too that have ended and are collected"
     )
+    parser.add_argument(
+        "--force", action="store_true", help="forget: also what is still to be collected, or may go on"
+    )
     add_broker_arguments(parser)
     secure = parser.add_argument_group("how to reach it")
     for name, what in (("ca", "the CA of its certificate"), ("cert", "our certificate"), ("key", "its key")):
@@ -106,9 +118,14 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, option) and args.what not in those:
             cause = f"--{option} goes with {' and '.join(those)}"
             raise KwireError(f"fleet {args.what}", args.address.rpartition("@")[2], cause, "leave it out")
+    if (args.which is None) == (args.what == "forget"):
+        name = args.address.rpartition("@")[2]
+        if args.what == "forget":
+            raise KwireError("fleet forget", name, "which host or session?", "name one as status shows it")
+        raise KwireError(f"fleet {args.what}", name, f"{args.which} is one word too many", "leave it out")
     if args.what == "compact":
         return _compact(args)
-    return _with(args, _init if args.what == "init" else _status)
+    return _with(args, {"init": _init, "status": _status, "forget": _forget}[args.what])
 
 
 def _compact(args: argparse.Namespace) -> int:
@@ -172,6 +189,23 @@ async def _status(args: argparse.Namespace, connection: "Connection", address: "
     return OK
 
 
+async def _forget(args: argparse.Namespace, connection: "Connection", address: "BrokerAddress") -> int:
+    from kwire.broker.client import Connection, bucket_of
+    from kwire.broker.forgetting import forget
+
+    whole = Connection(connection.nc, connection.js, await bucket_of(connection.js, address))
+    done = await forget(whole, address, args.which, args.force)
+    if args.json:
+        sys.stdout.write(json.dumps([one._asdict() for one in done]) + "\n")
+        return OK
+    for one in done:
+        gone = f"{plural(one.messages, 'message')} removed from the stream"
+        if one.uncollected:
+            gone += f", {one.uncollected:,} of them not collected by every group"
+        tell(f"{safe(one.host)}, session {one.session[:8]}: forgotten; {gone}")
+    return OK
+
+
 def _row(one: "SessionView") -> str:
     """A session for a person."""
     quiet = one.silent is None or one.silent > SILENT
@@ -194,7 +228,7 @@ def _limits(limits: "Limits") -> str:
 
 def _with(args: argparse.Namespace, do: "Do") -> int:
     """Do something on a connection to the first server that answers. BrokerError where none does."""
-    from kwire.broker.client import BrokerError, Connection, connect, load, plain
+    from kwire.broker.client import BrokerError, Connection, connect, load, plain, quietly
 
     address, login = broker_login(args, args.address)
     load(login)
@@ -214,7 +248,7 @@ def _with(args: argparse.Namespace, do: "Do") -> int:
             except Exception as error:
                 raise BrokerError("look at", str(address), plain(error)[0]) from None
             finally:
-                await nc.close()
+                await quietly(nc.close())
         assert problem is not None  # there is a server
         raise problem
 

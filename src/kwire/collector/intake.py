@@ -12,6 +12,7 @@ the loop's.
 import asyncio
 import contextlib
 import os
+import random
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kwire.broker import names
 from kwire.broker.claims import Claims, ClaimsError, Open, Span, lost_between
 from kwire.broker.client import Broker, BrokerError, Connection, absent, plain
+from kwire.broker.forgetting import Cleaner
 from kwire.broker.names import REACH, Counts
 from kwire.broker.sessions import Entry, is_bye, read_entry, schemas_of
 from kwire.capture.output import CaptureError, FullError
@@ -70,6 +72,13 @@ IDLE: Final = (0.5, 8.0)
 TICK: Final = 0.25
 """Seconds between two rounds of looks."""
 
+CLEANING: Final = 3600.0
+"""Seconds between two looks at what the bucket need not know any more."""
+
+
+class _ForgottenError(BrokerError):
+    """The broker knows nothing more of a session, some of which is here."""
+
 
 class _Message(NamedTuple):
     """A message: its place in the session, what is in it, and what acknowledges it."""
@@ -95,6 +104,7 @@ class _Session:
         self.batch = 0  # the last one of ours that is safe
         self.ours = False  # a checkpoint here remembers it
         self.opened = False  # there is a store of it here
+        self.bare = False  # nothing is in it, and no checkpoint was there
         self.over = False
         self.schemas: list[bytes] = []
         self.top: tuple[int, int] = (-1, 0)  # the last message seen: its place, its place in the stream
@@ -106,6 +116,11 @@ class _Session:
         self.stored: StoredSession | None = None
         self.safe: Callable[[], None] | None = None  # called when its batch is safe
         self.again: Callable[[], None] | None = None  # takes its batch again
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is done with it in the broker's thread; a task that was cancelled is not."""
+        return self.task is not None and not self.task.done()
 
     @property
     def name(self) -> str:
@@ -151,14 +166,18 @@ class Intake:
             each.known = False
         self._bytes = self._asked = 0
         await self._consumer(connection)
-        self.reached = True
+        if not self.reached:
+            self.reached = True
+            self._broker.post(self._say_reached)
         inbox = connection.nc.new_inbox()
         subscription = await connection.nc.subscribe(inbox, cb=partial(self._delivered, connection))
-        looking = asyncio.get_running_loop().create_task(self._look_around(connection))
+        loop = asyncio.get_running_loop()
+        beside = [loop.create_task(self._look_around(connection)), loop.create_task(self._clean(connection))]
         try:
             await self._pull(connection, inbox)
         finally:
-            looking.cancel()
+            for task in beside:
+                task.cancel()
             for each in list(self.sessions.values()):
                 if each.task is not None:
                     each.task.cancel()
@@ -241,7 +260,7 @@ class Intake:
         old = each.waiting.get(number)
         each.waiting[number] = message
         self._bytes += len(message.data) - (len(old.data) if old else 0)
-        if each.task is None:
+        if not each.busy:
             each.task = asyncio.get_running_loop().create_task(self._work(connection, each))
 
     def _let_go(self, each: _Session, numbers: Iterable[int]) -> None:
@@ -264,6 +283,8 @@ class Intake:
                 await self._conclude(connection, each)
                 if not each.waiting or self._stopping:
                     break
+        except _ForgottenError:
+            await self._drop(each)
         except KwireError as error:
             await self._leave_for_later(each, error)
         except asyncio.CancelledError:
@@ -271,7 +292,6 @@ class Intake:
         except Exception as error:
             await self._leave_for_later(each, BrokerError("collect", each.name, plain(error)[0]))
         finally:
-            each.task = None
             each.look = asyncio.get_running_loop().time() + IDLE[0]
             each.pause = IDLE[0]
 
@@ -285,6 +305,17 @@ class Intake:
             with contextlib.suppress(Exception):  # then it comes again by itself
                 if message.handle is not None:
                     await message.handle.nak(LATER)
+
+    async def _drop(self, each: _Session) -> None:
+        """Give what is here of a session that the broker has forgotten its ending."""
+        waiting = list(each.waiting.values())
+        self._let_go(each, list(each.waiting))
+        each.over = True
+        await self._broker.there(partial(self._abandon, each))
+        self.sessions.pop(each.session, None)
+        for message in waiting:
+            if message.handle is not None:
+                await message.handle.term()
 
     async def _some(self, connection: Connection, each: _Session) -> None:
         """One batch of what waits."""
@@ -330,13 +361,19 @@ class Intake:
             await self._stored(each)
         if each.entry is None:
             value, revision = await connection.get(names.session_key(each.session))
-            each.entry = read_entry(value) if revision else None
-            if each.entry is None:
+            entry = read_entry(value) if revision else None
+            if entry is None and each.ours:
+                raise _ForgottenError("collect", f"session {each.session}", "the broker has forgotten it")
+            if entry is None:
                 raise BrokerError("collect", f"session {each.session}", "the bucket knows nothing of it")
-            each.schemas = await schemas_of(connection, each.session, each.entry)
+            each.schemas = await schemas_of(connection, each.session, entry)
+            each.entry = entry
         if each.known:
             return
         value, each.revision = await connection.get(names.claims_key(self._group, each.session))
+        some = not each.revision and (each.ours or each.opened)
+        if some and not (await connection.get(names.session_key(each.session)))[1]:
+            raise _ForgottenError("collect", f"session {each.session}", "the broker has forgotten it")
         try:
             each.claims = Claims.read(value)
         except ClaimsError as error:
@@ -348,9 +385,9 @@ class Intake:
         mine = each.claims.open.get(self._me)
         if mine is None or not mine.spans:
             return
-        known = await self._see(each)
-        if not known or mine.batch > each.batch + 1:
-            await self._forgotten(connection, each, mine)
+        await self._see(each)
+        if each.bare or mine.batch > each.batch + 1:
+            await self._count_open(connection, each, mine)
         elif mine.batch > each.batch:
             each.claims.release(self._me)  # it was claimed, and we were killed before it was stored
             await self._swap(connection, each)
@@ -362,20 +399,19 @@ class Intake:
             each.claims.confirm(self._me)
             await self._swap(connection, each)
 
-    async def _see(self, each: _Session) -> bool:
-        """Find out how far we have a session; whether that is known, or its checkpoint is new."""
-        if each.opened:
-            return True
-        each.batch, known = await self._broker.there(partial(self._open, each))
-        each.opened = True
-        return known
+    async def _see(self, each: _Session) -> None:
+        """Find out how far we have a session."""
+        if not each.opened:
+            each.batch, known = await self._broker.there(partial(self._open, each))
+            each.opened, each.bare = True, not known
 
-    async def _forgotten(self, connection: Connection, each: _Session, mine: Open) -> None:
-        """Our checkpoint is gone: nobody knows whether our last batch is in a capture. It is counted lost."""
-        each.batch = mine.batch
+    async def _count_open(self, connection: Connection, each: _Session, mine: Open) -> None:
+        """Our checkpoint is gone: nobody knows whether our last batch is in a capture. It is counted lost, as
+        the batch after it, so that what was stored says whether it was counted.
+        """
         spans = [span for span in mine.spans if (lost_between(span) or {})]
         payload = b"".join(map(partial(_losses, Cause.EXPIRED), spans))
-        batch = each.claims.claim(self._me, ())
+        batch = each.claims.renumber(self._me)
         if await self._swap(connection, each):
             await self._store(each, batch, payload)
 
@@ -424,7 +460,7 @@ class Intake:
         assert each.storing is not None  # there is one
         batch, future = each.storing
         await asyncio.shield(future)
-        each.batch, each.storing = batch, None
+        each.batch, each.storing, each.bare = batch, None, False
 
     async def _conclude(self, connection: Connection, each: _Session) -> None:
         """Count what is known to be gone; end the session where everything of it is there."""
@@ -475,7 +511,7 @@ class Intake:
         while True:
             await asyncio.sleep(TICK)
             now = loop.time()
-            due = [one for one in self.sessions.values() if one.task is None and one.look <= now]
+            due = [one for one in self.sessions.values() if not one.busy and one.look <= now]
             if not due and now < asked + IDLE[1]:
                 continue
             asked = now
@@ -484,10 +520,18 @@ class Intake:
                 self._floor = info.ack_floor.stream_seq if info.ack_floor else 0
                 self.pending = (info.num_pending or 0) + (info.num_ack_pending or 0)
             for each in due:
-                if each.task is None:
+                if not each.busy:
                     each.pause = min(2 * each.pause, IDLE[1])
                     each.look = now + each.pause
                     each.task = loop.create_task(self._glance(connection, each))
+
+    async def _clean(self, connection: Connection) -> None:
+        """See now and then that the bucket knows no more than is needed."""
+        cleaner = Cleaner(self._me, CLEANING)
+        while True:
+            await asyncio.sleep(CLEANING * (0.5 + random.random()))
+            with contextlib.suppress(Exception):  # another time, or another collector
+                await cleaner.clean(connection)
 
     async def _glance(self, connection: Connection, each: _Session) -> None:
         """Look at a session."""
@@ -497,8 +541,11 @@ class Intake:
             await self._read(connection, each)
             if not each.waiting:
                 await self._confirm(connection, each)
+        except _ForgottenError:
+            await self._drop(each)
+            return
         except Exception:
-            each.task = None
+            each.known = False
             return
         await self._work(connection, each)
         each.pause, each.look = pause, look
@@ -508,6 +555,9 @@ class Intake:
     def _stranger(self, subject: str) -> None:
         self.collector.tally.errors += 1
         self.collector.note(f"{self._broker.address}: a message at {subject[:100]!r} is none of ours", "peer")
+
+    def _say_reached(self) -> None:
+        self.collector.say(f"group {self._group} takes from {self._broker.address}", "connected")
 
     def _say_away(self, each: _Session, holder: str) -> None:
         text = f"messages wait for collector {holder}, which took them and may have them"
@@ -606,13 +656,36 @@ class Intake:
         self.collector.say(f"{each.name} has ended: {in_words(store, stored)}{shared}", "session_ended")
         self.collector.finished()
 
+    def _abandon(self, each: _Session) -> None:
+        """The broker has forgotten a session before all of it was here: nobody knows what there was."""
+        keeper, token = self.collector.storage, bytes.fromhex(each.session)
+        try:
+            store, stored = each.store, each.stored
+            if store is None or stored is None:
+                remembered = keeper.remembered(token)
+                if remembered is None or remembered.done:
+                    return
+                store, stored = keeper.open(token, remembered.about)
+            store.unshare(stored)
+            keeper.finish(store, stored)
+            self.collector.tally.add(str(self._broker.address), store, stored, None)
+            keeper.forget(store)
+        except (CaptureError, CheckpointError) as error:
+            self.collector.note(str(error))
+            return
+        finally:
+            each.store = each.stored = None
+        text = f"the broker has forgotten it: {in_words(store, stored)}; nobody knows what else there was"
+        self.collector.say(f"{stored.host}: {text}", "session_lost")
+        self.collector.finished()
+
     def stop(self) -> None:
         """Take nothing more; what is taken is made safe and acknowledged; captures get their ending."""
         loop, keeper = self.collector.loop, self.collector.storage
         self._stopping = True
         self.collector.storage.commit()
         deadline = loop.now() + 2.0
-        while any(one.task is not None for one in self.sessions.values()) and loop.now() < deadline:
+        while any(one.busy for one in self.sessions.values()) and loop.now() < deadline:
             loop.turn(0.01)
         self._broker.close()
         for each in self.sessions.values():

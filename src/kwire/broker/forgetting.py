@@ -1,0 +1,168 @@
+"""What a broker need not know any more of sessions: removed by collectors where nothing is left of one, or by
+people where its host is gone.
+
+Invariants: a session of which the stream has a message stays, as whoever reads that needs its SCHEMAs and its
+claims; so does one whose source may go on with it: until it has ended and every group that began it has all
+of it, or nobody has written anything of it for `KEPT`. A source whose session is gone begins another one
+(`kwire.broker.sessions.Gone`), a collector gives what it has of it its ending. Times are the broker's. The
+entry of a session goes first, so that what is left of a removal that was interrupted is seen: the next one
+removes it.
+"""
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from kwire.broker import names
+from kwire.broker.address import BrokerAddress
+from kwire.broker.claims import Claims, ClaimsError
+from kwire.broker.client import BrokerError, Connection, plain
+from kwire.broker.overview import SessionView, overview
+from kwire.broker.sessions import TOUCH, last_of, read_entry
+from kwire.errors import KwireError
+from kwire.words import plural
+
+KEPT: Final = 7 * 86400.0
+"""Seconds after which a session is removed that has not ended, or that a group has not all of, when nothing
+of it is in the stream and nobody has written of it.
+"""
+
+SHORTEST: Final = 8
+"""Digits of a session that name it: as many as `kwire fleet status` shows."""
+
+
+class Cleaner:
+    """Removes what need not be known; for one collector of a broker, that others may be cleaning too."""
+
+    def __init__(self, identity: str, every: float) -> None:
+        """Not more often than `every` so many seconds, whoever does it."""
+        self._me = identity.encode()
+        self._every = every
+        self._orphans: frozenset[str] = frozenset()
+
+    async def clean(self, connection: Connection) -> int:
+        """Look at all sessions; how many were removed."""
+        now = await self._turn(connection)
+        if not now:
+            return 0
+        keys = await connection.keys()
+        sessions = {key.partition(".")[2] for key in keys if key.startswith("session.")}
+        claims: dict[str, list[str]] = {}
+        for key in keys:
+            if key.startswith("claims."):
+                claims.setdefault(key.rpartition(".")[2], []).append(key)
+        removed = 0
+        for session in sorted(sessions):
+            if await _spent(connection, session, claims.get(session, ()), now):
+                await remove(connection, session)
+                removed += 1
+        # SCHEMAs are there before their session is: what had none the last time, too, will have none.
+        those = {key.split(".")[1] for key in keys if key.startswith("schema.")} | claims.keys()
+        orphans = frozenset(those - sessions)
+        for session in sorted(orphans & self._orphans):
+            await remove(connection, session)
+        self._orphans = orphans
+        return removed
+
+    async def _turn(self, connection: Connection) -> float:
+        """The broker's time, where it is our turn; 0: others have just cleaned, or do."""
+        before = await connection.written(names.CLEANED)
+        _, revision = await connection.get(names.CLEANED)
+        if not await connection.swap(names.CLEANED, self._me, revision):
+            return 0.0
+        now = await connection.written(names.CLEANED)
+        return now if now - before >= self._every / 2 else 0.0
+
+
+async def _spent(connection: Connection, session: str, keys: Iterable[str], now: float) -> bool:
+    """Whether nobody needs anything of a session any more. `keys`: those of its claims."""
+    entry = read_entry((await connection.get(names.session_key(session)))[0])
+    if entry is None or await last_of(connection, session) is not None:
+        return False
+    try:
+        claims = [Claims.read((await connection.get(key))[0]) for key in keys]
+    except ClaimsError:  # somebody has to look at that
+        return False
+    ended = any(one.end is not None for one in claims)
+    if ended and all(one.over for one in claims):
+        return True
+    if not ended and not entry.touched:  # its source is of an earlier release, and may be there
+        return False
+    written = [await connection.written(key) for key in (names.session_key(session), *keys)]
+    return now - max(written) > KEPT
+
+
+async def remove(connection: Connection, session: str) -> None:
+    """Remove all values of a session."""
+    for keys in (names.session_key(session), names.claims_key("*", session), names.schema_key(session, "*")):
+        await connection.remove(keys)
+
+
+class Forgotten(NamedTuple):
+    """A session that was removed: its messages that were in the stream, and how many of these a group had not
+    collected, at most.
+    """
+
+    host: str
+    session: str
+    messages: int
+    uncollected: int
+
+
+async def forget(connection: Connection, address: BrokerAddress, which: str, force: bool) -> list[Forgotten]:
+    """Remove all that the broker has of a host, by its name, or of a session. BrokerError where there is
+    none, or its agent may be there, or messages are still to be collected and `force` is not given.
+    """
+    found = await overview(connection, address, 0.0)
+    chosen = _chosen(found.sessions, which)
+    if not chosen:
+        cause = "there is no such host or session at the broker"
+        raise BrokerError("forget", which, cause, f"kwire fleet status --all {address} shows them")
+    groups = {one.name for one in found.groups}
+    waiting = {one.session: _uncollected(one, groups) for one in chosen}
+    if not force:
+        for one in chosen:
+            _check(one, waiting[one.session], which)
+    told = []
+    try:
+        for one in chosen:
+            subject = f"{names.PREFIX}.*.{one.session}"
+            info = await connection.js.stream_info(names.STREAM, subjects_filter=subject)
+            messages = sum((info.state.subjects or {}).values())
+            await connection.js.purge_stream(names.STREAM, subject=subject)
+            await remove(connection, one.session)
+            told.append(Forgotten(one.host, one.session, messages, min(waiting[one.session], messages)))
+    except KwireError:
+        raise
+    except Exception as error:
+        raise BrokerError("forget", which, plain(error)[0]) from None
+    return told
+
+
+def _chosen(sessions: Iterable[SessionView], which: str) -> list[SessionView]:
+    """Those of a host, or the one that begins so. BrokerError where several do."""
+    every = list(sessions)
+    if found := [one for one in every if one.host == which]:
+        return found
+    found = [one for one in every if len(which) >= SHORTEST and one.session.startswith(which.lower())]
+    if len(found) > 1:
+        raise BrokerError("forget", which, f"{len(found)} sessions begin so", "write more of its digits")
+    return found
+
+
+def _uncollected(view: SessionView, groups: set[str]) -> int:
+    """Messages of a session that some group has not claimed; those that are gone by the limits among them."""
+    if view.silent is None:  # there is none any more
+        return 0
+    return max([view.lag.get(one, view.messages) for one in groups] or [view.messages])
+
+
+def _check(view: SessionView, waiting: int, which: str) -> None:
+    """BrokerError where a session should not be removed."""
+    name = f"session {view.session[:SHORTEST]}" if which == view.host else "it"
+    if not view.over and view.heard < 2 * TOUCH:
+        cause = f"the agent of {name} was there {plural(int(view.heard), 'second')} ago"
+        cure = f"end it, or wait: {2 * TOUCH // 60} minutes after its last word it counts as gone (--force)"
+        raise BrokerError("forget", which, cause, cure)
+    if waiting:
+        cause = f"{plural(waiting, 'message')} of {name} are still to be collected"
+        raise BrokerError("forget", which, cause, "collect first; --force removes them uncollected")
