@@ -79,14 +79,17 @@ struct flow {
 	struct side sides[2];
 };
 
-/* `number`: they are counted as they begin. `unsound`: frames that DATA wraps, but SCHEMAs. `answered`: its sink was heard, so that it was a session. */
+/*
+ * `older`, `newer`: those that began before and after it. `unsound`: frames that DATA wraps, but SCHEMAs. `answered`: its
+ * sink was heard, so that it was a session. `chosen`: it is to be let go of.
+ */
 struct conversation {
 	uint64_t key[5];
 	uint64_t frames, missing, again, late, unsound;
 	uint64_t early[MAX_PARTS / 64], gone[MAX_PARTS / 64]; /* `gone`: numbers of streams that were passed, by their last bits */
 	struct chain held;
-	uint32_t next, start, bye, number;
-	uint8_t first, knows_next, knows_start, knows_bye, answered, has_gone, unused[2];
+	uint32_t next, start, bye, older, newer;
+	uint8_t first, knows_next, knows_start, knows_bye, answered, has_gone, chosen, unused[5];
 };
 
 /* An IP packet that is not whole. */
@@ -152,7 +155,7 @@ struct engine {
 	uint32_t *buckets;
 	uint64_t bucket_mask, flow_count, flow_free, flow_used, oldest, newest, raw_flow;
 	struct conversation *conversations; /* max_conversations + 4; 0 is none */
-	uint64_t conversation_count, conversation_free, conversation_used, conversation_number;
+	uint64_t conversation_count, conversation_free, conversation_used, conversation_oldest, conversation_newest;
 	uint8_t *slabs;
 	uint32_t *slab_stack;
 	uint64_t slab_count, slab_free;
@@ -188,6 +191,7 @@ PART void kw_complain(struct engine *e, uint32_t code, const uint8_t *p, uint64_
 PART void kw_remark(struct engine *e, uint32_t remark, uint64_t count);
 PART int kw_top_frame(struct engine *e, uint32_t flow, uint32_t side, const uint8_t *p, uint32_t length);
 PART void kw_let_go(struct engine *e);
+PART int kw_over(const struct conversation *c);
 PART int kw_hold(struct engine *e, struct chain *chain, uint32_t base, uint32_t key, const uint8_t *p, uint64_t size,
 		 const uint8_t *before, uint64_t before_size);
 PART void kw_unhold(struct engine *e, struct chain *chain);
@@ -205,6 +209,7 @@ PART void kw_stream_begin(struct engine *e, uint32_t flow, uint32_t side, uint32
 PART int kw_segment(struct engine *e, uint32_t version, uint32_t protocol, const uint8_t *source,
 		    const uint8_t *target, const uint8_t *segment, const uint8_t *payload, uint64_t size);
 PART int kw_raw(struct engine *e, const uint8_t *p, uint64_t size);
+PART int kw_full(const struct engine *e);
 PART int kw_on_port(const struct engine *e, uint32_t one, uint32_t two);
 PART uint32_t kw_flow_ours(const struct engine *e, const struct flow *f);
 

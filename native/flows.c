@@ -111,8 +111,7 @@ static int finished(const struct engine *e, const struct flow *f)
 			return 0;
 	if (!f->conversation)
 		return 1;
-	const struct conversation *c = &e->conversations[f->conversation];
-	return c->knows_bye && c->knows_next && (int32_t)(c->bye - c->next) <= 0 && !c->held.count;
+	return kw_over(&e->conversations[f->conversation]);
 }
 
 /* Begins to let go of the flow that was silent for longest. */
@@ -234,7 +233,8 @@ static int go_on(struct engine *e)
 	return 0;
 }
 
-static int full(const struct engine *e)
+/* Whether what was found is to be taken before there is more. */
+int kw_full(const struct engine *e)
 {
 	return e->out_used > OUT_FULL || e->found > FOUND_FULL || e->special_count > MAX_SPECIALS - 16 ||
 	       e->place_count > MAX_PLACES / 2;
@@ -275,7 +275,7 @@ static int let_go(struct engine *e)
 /* What Python has to do before anything is taken; WHY_DONE: nothing. */
 static uint64_t in_the_way(const struct engine *e)
 {
-	if (full(e))
+	if (kw_full(e))
 		return WHY_FULL;
 	return e->conversation_count > e->max_conversations ? WHY_ROOM : WHY_DONE;
 }

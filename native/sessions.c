@@ -585,14 +585,97 @@ void kw_let_go(struct engine *e)
 	}
 }
 
-/* No more DATA comes: gives what is held. */
-void kw_conversation_finish(struct engine *e, uint64_t number)
+/* Whether the source has said BYE and every DATA before that is there. */
+int kw_over(const struct conversation *c)
 {
-	if (!number || number > e->conversation_used)
-		return;
-	struct conversation *c = &e->conversations[number];
-	if (c->held.count)
-		pass_missing(e, (uint32_t)number);
+	return c->knows_bye && c->knows_next && (int32_t)(c->bye - c->next) <= 0 && !c->held.count;
+}
+
+/* --- all sessions */
+
+/*
+ * The numbers of all, as they began; returns how many there are. `told`: only of those of which DATA is missing, or whose
+ * sink was heard. `out`: room for all that there are.
+ */
+uint64_t kw_conversations(const struct engine *e, uint64_t told, uint32_t *out)
+{
+	uint64_t count = 0;
+
+	for (uint64_t at = e->conversation_oldest; at; at = e->conversations[at].newer)
+		if (!told || e->conversations[at].missing || e->conversations[at].answered)
+			out[count++] = (uint32_t)at;
+	return count;
+}
+
+/* The numbers of those that are let go of, as they began: those that are over, or else began, first. */
+uint64_t kw_conversations_chosen(struct engine *e, uint64_t most, uint32_t *out)
+{
+	uint64_t chosen = 0, count = 0;
+
+	for (int over = 1; over >= 0; over--)
+		for (uint64_t at = e->conversation_oldest; at && chosen < most; at = e->conversations[at].newer) {
+			struct conversation *c = &e->conversations[at];
+			if (c->chosen || (over && !kw_over(c)))
+				continue;
+			c->chosen = 1;
+			chosen++;
+		}
+	for (uint64_t at = e->conversation_oldest; count < chosen; at = e->conversations[at].newer)
+		if (e->conversations[at].chosen)
+			out[count++] = (uint32_t)at;
+	return count;
+}
+
+/*
+ * No more DATA comes of these, from the one at *at on: gives what they hold, and tells what is missing and what came
+ * again or late. Says why it ended; what was found is to be taken before it goes on where a SCHEMA is among it.
+ */
+uint64_t kw_conversations_end(struct engine *e, const uint32_t *numbers, uint64_t count, uint64_t *at)
+{
+	for (; *at < count; ++*at) {
+		struct conversation *c = &e->conversations[numbers[*at]];
+		while (c->held.count) {
+			pass_missing(e, numbers[*at]);
+			if (e->place_count || kw_full(e))
+				return WHY_FULL;
+		}
+		int32_t ahead = c->knows_bye && c->knows_next ? (int32_t)(c->bye - c->next) : 0;
+		if (ahead > 0) {
+			c->missing += (uint32_t)ahead;
+			c->next = c->bye;
+		}
+		if (c->missing) {
+			kw_trouble(e, TROUBLE_DATA_MISSING, VARIANT_FLOW, c->key, c->first, 0);
+			e->counts[CODE_TROUBLE + TROUBLE_DATA_MISSING] += c->missing - 1;
+			e->troubles += c->missing - 1;
+		}
+		kw_remark(e, REMARK_DATA_AGAIN, c->again);
+		kw_remark(e, REMARK_REORDERED, c->late);
+	}
+	return WHY_DONE;
+}
+
+/* Lets go of these, which have ended; no flow is of theirs any more. */
+void kw_conversations_forget(struct engine *e, const uint32_t *numbers, uint64_t count)
+{
+	for (uint64_t at = 0; at < count; at++) {
+		struct conversation *c = &e->conversations[numbers[at]];
+		if (c->older)
+			e->conversations[c->older].newer = c->newer;
+		else
+			e->conversation_oldest = c->newer;
+		if (c->newer)
+			e->conversations[c->newer].older = c->older;
+		else
+			e->conversation_newest = c->older;
+		c->chosen = 1;
+		c->next = (uint32_t)e->conversation_free;
+		e->conversation_free = numbers[at];
+		e->conversation_count--;
+	}
+	for (uint64_t at = 1; at <= e->flow_used; at++)
+		if (e->flows[at].conversation && e->conversations[e->flows[at].conversation].chosen)
+			e->flows[at].conversation = 0;
 }
 
 /* --- the frames of a session */
@@ -611,7 +694,12 @@ static uint32_t conversation_of(struct engine *e, struct flow *f)
 	kw_unmark(e, &c->held);
 	memcpy(c->key, f->key, sizeof c->key);
 	c->first = f->first;
-	c->number = (uint32_t)++e->conversation_number;
+	c->older = (uint32_t)e->conversation_newest;
+	if (c->older)
+		e->conversations[c->older].newer = (uint32_t)number;
+	else
+		e->conversation_oldest = number;
+	e->conversation_newest = number;
 	e->conversation_count++;
 	f->conversation = (uint32_t)number;
 	return (uint32_t)number;

@@ -385,7 +385,10 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_packets": (_PTR,),
     "kw_flows_end": (_PTR,),
     "kw_conversation_new": (_PTR, _U64),
-    "kw_conversation_finish": (_PTR, _U64),
+    "kw_conversations": (_PTR, _U64, _PTR),
+    "kw_conversations_chosen": (_PTR, _U64, _PTR),
+    "kw_conversations_end": (_PTR, _PTR, _U64, _OUT),
+    "kw_conversations_forget": (_PTR, _PTR, _U64),
     "kw_sizes": (_PTR,),
     "kw_frame_checksums": (_PTR, _U64, _PTR, _U64, _PTR),
     "kw_print_lines": (*(_PTR, _U64) * 6, _PTR, _PTR, _PTR),
@@ -976,7 +979,8 @@ def _gather(library: ctypes.CDLL) -> _Gather:
 
 
 def _engine(library: ctypes.CDLL) -> ctypes.CDLL:
-    for name in ("packets", "flows_end", "conversation_new", "conversation_finish", "sizes"):
+    of_sessions = [f"conversations{part}" for part in ("", "_chosen", "_end", "_forget")]
+    for name in ("packets", "flows_end", "conversation_new", *of_sessions, "sizes"):
         _function(library, f"kw_{name}")
     return library
 

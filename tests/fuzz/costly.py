@@ -21,6 +21,8 @@ from kwire.wire.schema import Clock, Schema
 
 CLOCK: Final = Clock("monotonic", 0, 1_700_000_000_000_000_000)
 HEAD: Final = captures.section([], [])
+SYN: Final = 0x02 << 16  # flags of a segment, and behind them its sequence number
+PUSH: Final = 0x18 << 16
 
 
 def schema(number: int, probe: str, fields: Iterable[Field] = (), size: int = 16) -> Schema:
@@ -285,16 +287,63 @@ def sessions(size: int) -> bytes:
     return network.pcap(out, link=228)
 
 
-def sessions_without_schemas(size: int) -> bytes:
-    """DATA of ever new flows, with an event that nothing describes."""
+def _flows(size: int, parts: Callable[[int], list[tuple[int, bytes]]], protocol: int = 17) -> bytes:
+    """Packets of ever new flows; of each the parts as (what is special to its transport, payload)."""
     out, used, number = [], 24, 0
     while used < size:
-        frame = build(Type.DATA, 7, event(1, number))
-        udp = struct.pack(">HHHH", 1000 + number % 60_000, 17800, 8 + len(frame), 0) + frame
-        out.append(network.ip(17, udp, 6))
-        used += len(out[-1]) + 16
+        port = 1000 + number % 60_000
+        for special, payload in parts(number):
+            if protocol == 17:
+                head, at = struct.pack(">HHHH", port, 17800, 8 + len(payload), 0), 6
+            else:
+                at, flags = special & 0xFFFF, special >> 16
+                head, at = struct.pack(">HHIIBBHHH", port, 17800, at, 1, 0x50, flags, 9999, 0, 0), 16
+            out.append(network.ip(protocol, head + payload, at))
+            used += len(out[-1]) + 16
         number += 1
     return network.pcap(out, link=228)
+
+
+def sessions_without_schemas(size: int) -> bytes:
+    """DATA of ever new flows, with an event that nothing describes."""
+    return _flows(size, lambda number: [(0, build(Type.DATA, 7, event(1, number)))])
+
+
+def sessions_of_nothing(size: int) -> bytes:
+    """DATA of ever new flows with nothing in it."""
+    return _flows(size, lambda number: [(0, build(Type.DATA, 7, b""))])
+
+
+def sessions_with_holes(size: int) -> bytes:
+    """The same, that waits for DATA that never comes."""
+    return _flows(size, lambda number: [(0, build(Type.DATA, 7, b"")), (0, build(Type.DATA, 9, b""))])
+
+
+def sessions_of_greetings(size: int) -> bytes:
+    """A HELLO of ever new sessions."""
+    said = {"nonce": 7, "role": "source", "versions": [1]}
+
+    def hello(number: int) -> bytes:
+        return build(Type.HELLO, 0, cbor.dumps({"token": number.to_bytes(16, "big"), **said}))
+
+    return _flows(size, lambda number: [(0, hello(number))])
+
+
+def streams_of_nothing(size: int) -> bytes:
+    """SYN, and DATA with nothing in it, of ever new connections."""
+    return _flows(size, lambda number: [(SYN, b""), (PUSH + 1, build(Type.DATA, 7, b""))], 6)
+
+
+def streams_with_holes(size: int) -> bytes:
+    """Segments of ever new connections that wait for one before them."""
+    return _flows(
+        size, lambda number: [(SYN, b""), *((PUSH + at, build(Type.DATA, 7, b"")) for at in (50, 99))], 6
+    )
+
+
+def streams_cut(size: int) -> bytes:
+    """Connections that end inside a frame."""
+    return _flows(size, lambda number: [(SYN, b""), (PUSH + 1, build(Type.DATA, 7, bytes(40))[:20])], 6)
 
 
 def empty_records_of_pcap(size: int) -> bytes:
@@ -313,10 +362,21 @@ CASES: Final[tuple[Callable[[int], bytes], ...]] = (
     *(described_again, many_described_again, empty_records, overlapping_fields),
     *(overlapping_durations, overlapping_tails, overlapping_escapes, too_many_tails, long_names, lost),
     *(strangers, disorder, sessions, sessions_without_schemas, empty_records_of_pcap, zeros),
+    *(sessions_of_nothing, sessions_with_holes, sessions_of_greetings),
+    *(streams_of_nothing, streams_with_holes, streams_cut),
 )
+
+FLOWS: Final[dict[Callable[[int], bytes], int]] = {
+    **dict.fromkeys((sessions, sessions_of_nothing, streams_of_nothing, streams_with_holes, streams_cut), 4),
+    sessions_with_holes: 2000,
+    sessions_of_greetings: 3000,
+    sessions_without_schemas: 6000,
+}
+"""Those of many flows: how many calls of Python a kilobyte may cost; sessions that tell nothing cost none."""
 
 WHOLE: Final = (
     *(sections, statistics, comments, pending_schemas, pending_lists, probes, probes_of_one_name, columns),
     *(columns_of_one_name, durations, described_again, many_described_again, sessions),
+    *(sessions_of_nothing, sessions_of_greetings, streams_of_nothing),
 )
 """Those in which nothing is lost, damaged or left out: verbs end with 0, for all others with 3."""

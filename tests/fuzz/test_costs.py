@@ -3,6 +3,7 @@
 Each capture of `costly` is read by a process of its own; its processor time is held against that of a fixed
 piece of work on the same machine, its memory against that of reading a capture of a few events. The limits
 are far from what is used, and below what something needs that is quadratic, or that believes a file.
+What sessions cost is counted too: the calls of Python that more of them take.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ TABLES: Final = (
     *(("query", "IN"), ("query", "IN", "SELECT count(*), max(cpu) FROM events")),
     *(("export", "IN", "-o", f"OUT.{form}") for form in ("parquet", "arrow", "csv")),
 )
+COUNTED: Final = (("verify", "IN"), ("stats", "IN"))
 WIDE: Final = ("probes", "probes_of_one_name", "columns", "columns_of_one_name", "overlapping_fields")
 
 
@@ -73,6 +75,28 @@ def verb(words: Sequence[str], where: Path) -> Used:
     return found
 
 
+def calls(words: Sequence[str], where: Path) -> int:
+    """How many functions Python calls, its own and those in C."""
+    code = """if True:
+        import sys
+        from kwire.cli.main import main
+        count = 0
+        def called(frame, event, _):
+            global count
+            count += event in ("call", "c_call")
+        sys.setprofile(called)
+        try:
+            main(sys.argv[2:])
+        finally:
+            sys.setprofile(None)
+            open(sys.argv[1], "w").write(str(count))
+    """
+    answer = where.parent / "calls"
+    full = [str(where) if word == "IN" else word for word in words]
+    used([sys.executable, "-c", code, str(answer), *full], where.parent)
+    return int(answer.read_text())
+
+
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> float:
     """Seconds of processor time of a fixed piece of work here."""
@@ -103,3 +127,14 @@ def test_a_byte_costs_little(
         assert "not enough memory" not in said
         assert found.memory - small.memory < MEMORY, words
         assert found.seconds < 3 * small.seconds + 2 * work + work * size / BYTES, words
+
+
+@pytest.mark.parametrize("case", costly.FLOWS, ids=lambda case: case.__name__)
+def test_more_sessions_take_few_calls(case: Callable[[int], bytes], tmp_path: Path) -> None:
+    where, taken = tmp_path / "in", dict[Sequence[str], list[int]]()
+    for size in (SIZE, 2 * SIZE):
+        where.write_bytes(case(size))
+        for words in COUNTED:
+            taken.setdefault(words, []).append(calls(words, where))
+    for which, (few, many) in taken.items():
+        assert many - few <= costly.FLOWS[case] * SIZE // 1000, which

@@ -24,7 +24,10 @@ uint64_t kw_pcapng_rows(const uint8_t *, uint64_t, uint64_t, uint64_t, uint64_t,
 uint64_t kw_packets(struct engine *);
 uint64_t kw_flows_end(struct engine *);
 uint64_t kw_conversation_new(struct engine *, uint64_t);
-void kw_conversation_finish(struct engine *, uint64_t);
+uint64_t kw_conversations(const struct engine *, uint64_t, uint32_t *);
+uint64_t kw_conversations_chosen(struct engine *, uint64_t, uint32_t *);
+uint64_t kw_conversations_end(struct engine *, const uint32_t *, uint64_t, uint64_t *);
+void kw_conversations_forget(struct engine *, const uint32_t *, uint64_t);
 
 #define HEAD 16u
 #define SLOTS 8u
@@ -246,6 +249,21 @@ static struct engine *new_engine(void)
 	return e;
 }
 
+/* Lets go of so many conversations, as Python does. */
+static void end_sessions(struct engine *e, uint64_t most)
+{
+	uint32_t *numbers = room((e->conversation_count + 1) * sizeof *numbers, 0);
+	uint64_t all = kw_conversations(e, 0, numbers), at = 0;
+
+	if (all != e->conversation_count || kw_conversations(e, 1, numbers) > all)
+		abort();
+	uint64_t count = kw_conversations_chosen(e, most < all ? most : all, numbers);
+	while (kw_conversations_end(e, numbers, count, &at) != WHY_DONE)
+		e->found = e->out_used = e->schemas = e->only = e->special_count = e->place_count = 0;
+	kw_conversations_forget(e, numbers, count);
+	free(numbers);
+}
+
 /* What Python does between two calls. */
 static void answer(struct engine *e, uint64_t why)
 {
@@ -257,15 +275,7 @@ static void answer(struct engine *e, uint64_t why)
 		e->flows[e->call_flow].roles[e->call_side] = copy[1] % 3;
 		free(copy);
 	} else if (why == WHY_ROOM) {
-		for (uint64_t at = 1; at <= FLOWS; at++)
-			e->flows[at].conversation = 0;
-		while (e->conversation_count) {
-			uint64_t at = e->conversation_count--;
-			while (e->conversations[at].held.count)
-				kw_conversation_finish(e, at);
-			e->conversations[at].next = (uint32_t)e->conversation_free;
-			e->conversation_free = at;
-		}
+		end_sessions(e, 1 + parameter(14, CONVERSATIONS));
 	}
 	e->found = e->out_used = e->schemas = e->only = e->special_count = 0;
 }
@@ -316,6 +326,7 @@ static void packets(uint8_t *data, uint64_t size)
 	e->count = e->at = 0;
 	while ((why = kw_flows_end(e)) != WHY_DONE)
 		answer(e, why);
+	end_sessions(e, UINT64_MAX);
 	free(rows);
 }
 

@@ -445,6 +445,34 @@ def test_limits_are_the_same(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mine["counts"] == theirs["counts"]
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_told_of_sessions_let_go_of_is_the_same(
+    net: Any, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Sessions that hold DATA, lack some, had some again, or were damaged; packets of others between them."""
+    for room in (network, engine):
+        monkeypatch.setattr(room, "MAX_FLOWS", 20)
+    for room in (network, engine, open):
+        monkeypatch.setattr(room, "MAX_CONVERSATIONS", 30)
+    source, made = random.Random(seed), []
+    for port in range(1, 120):
+        frames = [net.data(0, *net.schema().frames())] * source.randrange(2)
+        frames += [net.data(at, net.event(at)) for at in source.choices(range(5), k=source.randrange(4))]
+        frames += [net.data(9, net.event(1)[:-3], net.event(2))] * (source.random() < 0.2)
+        frames += [net.data(4, *net.schema(2)._replace(probe=f"kprobe:f{port}").frames())] * source.randrange(
+            2
+        )
+        frames += [net.data(5, build(Type.SCHEMA, 3, b"\xff"))] * (source.random() < 0.2)
+        frames += [build(Type.BYE, source.randrange(9), b"\xa1freasonddone")] * source.randrange(2)
+        frames += [Hello(bytes([port]) * 16, 1, Role.SOURCE).frame()] * (source.random() < 0.3)
+        frames += [build(Type.ACK, 0, bytes(4))] * (source.random() < 0.3)
+        made += [net.ethernet(net.ipv4(net.udp(frame, ports=(port, 17800)))) for frame in frames]
+        made += [net.ethernet(net.ipv4(net.udp(b"name", ports=(53, port))))] * source.randrange(2)
+    mine, theirs = both(net.pcap(made), monkeypatch)
+    assert mine == theirs
+    assert [name for name, *_ in mine["found"]].count("TOO_MANY_FLOWS") == 1
+
+
 def test_what_has_ended_is_let_go_of_first(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that began first and goes on is read to its end, however many others came and went."""
     for room in (network, engine, open):

@@ -163,7 +163,7 @@ class CaptureSummary:
             if not section.schemas
         )
         self.errors, self.packets = dict(capture.errors), capture.packets
-        self.sessions = bool(capture.network.conversations)
+        self.sessions = bool(capture.network.sessions)
         network, troubles = capture.network, sum(first.count for first in capture.found.values())
         unsound = sum(self.errors.values()) - troubles  # packets that should be a frame and are not
         self._unread = capture.skipped > network.skipped or bool(capture.found.keys() - OF_SESSIONS)

@@ -27,7 +27,6 @@ from kwire.packets.network import (
     Network,
     endpoint,
     forget_count,
-    forgotten,
 )
 from kwire.packets.tables import ETHERTYPES, PROTOCOLS, Protocol, Remark, Trouble
 from kwire.wire.control import Hello, Role, Welcome
@@ -89,9 +88,9 @@ class Session:
         return self._reader
 
     @property
-    def waits(self) -> bool:
-        """Whether a schema is not complete."""
-        return self._reader is not None and bool(self._reader.held)
+    def held(self) -> int:
+        """Bytes of schemas that are not complete."""
+        return self._reader.held if self._reader is not None else 0
 
     def give_up(self) -> None:
         """Forget what is not complete."""
@@ -123,7 +122,11 @@ class Engine:
         self._signatures: dict[tuple[tuple[int, int], ...], int] = {}
         self._queue: deque[Given] = deque()
         self._pending = 0  # bytes of schemas that are not complete
-        self.conversations: list[Session] = []
+        self._table: Any = self._memory.conversations
+        self._ends = array("I")  # at the end: the numbers of all sessions as they began …
+        self._all: list[Session] = []  # … and they, once somebody asked for them
+        self.noted: list[Session] = []
+        """Those that gave something, that were greeted or answered, or of which DATA is missing."""
         self.found: dict[str, First] = {}
         self.remarks: Counter[str] = Counter()
         self.others: Counter[str] = Counter()
@@ -152,6 +155,21 @@ class Engine:
     def flows(self) -> int:
         """Flows seen."""
         return int(self._state.flow_number)
+
+    @property
+    def sessions(self) -> int:
+        """How many `conversations` there are."""
+        return int(self._state.conversation_count)
+
+    @property
+    def conversations(self) -> list[Session]:
+        """All sessions, as they began, once there are no more packets; before that `noted`."""
+        if len(self._all) < len(self._ends):
+            noted = iter(self.noted)
+            self._all = [
+                next(noted) if number in self._known else self._read(number) for number in self._ends
+            ]
+        return self._all or self.noted
 
     # --- packets in
 
@@ -184,11 +202,10 @@ class Engine:
         missing = state.fragments_missing + self._fragments()
         if missing:
             self._trouble(Trouble.FRAGMENTS_MISSING, f"{missing} IP packets", missing)
-        for number in self._numbers():
-            self._close(number)
-        self.conversations = [self._known[number] for number in self._numbers()]
+        self._end(self._numbers(told=False))
         self._others()
         self._give()
+        self._ended()
         self._memory.close()
         yield from self.take(all=False)
 
@@ -353,7 +370,7 @@ class Engine:
         """What the SCHEMA frame there describes; None where it says nothing new, or is not complete."""
         conversation = self._conversation(number)
         size = data[at + 2] << 8 | data[at + 3]
-        raw, alone = bytes(data[at : at + size]), not conversation.waits
+        raw, alone = bytes(data[at : at + size]), not conversation.held
         known = self._schemas.get(raw) if alone else None
         if known is None:
             before = conversation.reader.held
@@ -376,11 +393,11 @@ class Engine:
 
     def _let_go(self) -> None:
         """Memory is short: the sessions that hold most of schemas that are not complete give those up."""
-        waiting = sorted((one for one in self.conversations if one.waits), key=lambda one: -one.reader.held)
+        waiting = sorted((one for one in self.noted if one.held), key=lambda one: -one.held)
         for one in waiting:
             if self._pending <= PENDING // 4 * 3:
                 return
-            held = one.reader.held
+            held = one.held
             self._trouble(Trouble.TOO_MANY_FLOWS, f"{one.name}: {held} bytes waited in vain", 1)
             self._pending -= held
             one.give_up()
@@ -392,7 +409,7 @@ class Engine:
         if made is None:
             row = self._memory.conversations[number]
             made = self._known[number] = Session(tuple(row.key), row.first)
-            self.conversations.append(made)
+            self.noted.append(made)
             if len(self._sections) <= number:
                 self._sections += [None] * (number + 1 - len(self._sections))
             self._sections[number] = made.section
@@ -489,74 +506,71 @@ class Engine:
         session.guessed = guess(message)
         return True
 
-    def _numbers(self) -> list[int]:
-        """The numbers of all conversations, in the order in which they began."""
-        free, number = set(), self._state.conversation_free
-        while number:
-            free.add(number)
-            number = self._memory.conversations[number].next
-        used = (one for one in range(1, self._state.conversation_used + 1) if one not in free)
-        return sorted(used, key=lambda one: self._memory.conversations[one].number)
+    def _numbers(self, *, told: bool) -> "array[int]":
+        """The numbers of all conversations as they began; `told`: those that the engine tells of."""
+        state = self._state
+        numbers = array("I", bytes(4 * state.conversation_count))
+        with native.Pinned(numbers, writable=True) as room:
+            count = native.library.kw_conversations(ctypes.byref(state), told, room.address)
+        return numbers[:count]
 
-    def _close(self, number: int) -> None:
-        """No more frames of this session come."""
-        row, state = self._memory.conversations[number], self._state
-        while row.held.count:
-            native.library.kw_conversation_finish(ctypes.byref(state), number)
-            self._say(b"", None)
-            if state.place_count or state.found >= memory.FOUND_FULL or state.out_used >= memory.OUT_FULL:
+    def _end(self, numbers: "array[int]") -> None:
+        """No more frames of these sessions come: give what they hold, and say what is missing."""
+        state, library, at = self._state, native.library, ctypes.c_uint64()
+        with native.Pinned(numbers) as given:
+            while True:
+                why = library.kw_conversations_end(ctypes.byref(state), given.address, len(numbers), at)
+                self._say(b"", self._rows)
+                if why == Why.DONE:
+                    return
                 self._give()
-        conversation = self._conversation(number)
-        conversation.bye = row.bye if row.knows_bye else None
-        conversation.next = row.next if row.knows_next else None
-        conversation.frames, conversation.answered = row.frames, bool(row.answered)
-        conversation.unsound += row.unsound
-        conversation.missing, conversation.again, conversation.late = row.missing, row.again, row.late
-        if conversation.bye is not None and conversation.next is not None:
-            ahead = distance(conversation.next, conversation.bye)
-            conversation.missing += max(ahead, 0)
-            conversation.next = conversation.bye if ahead > 0 else conversation.next
-        if conversation.missing:
-            self._trouble(Trouble.DATA_MISSING, conversation.name, conversation.missing)
-        for remark, count in ((Remark.DATA_AGAIN, row.again), (Remark.REORDERED, row.late)):
-            if count:
-                self.remarks[remark.name] += count
 
     def _forget(self) -> None:
         """There are as many conversations as may be: let go of some."""
-        import numpy as np
-
-        state = self._state
-        old, kept = forgotten(self._numbers(), forget_count(state.max_conversations), self._finished)
-        for number in (*old, *kept):
-            self._conversation(number)
+        state, library = self._state, native.library
+        most = forget_count(state.max_conversations)
+        numbers = array("I", bytes(4 * most))
         self._give()
-        self.conversations = [self._known[number] for number in kept]
-        self._trouble(Trouble.TOO_MANY_FLOWS, f"over {plural(state.max_conversations, 'session')}", len(old))
-        self.forgotten += len(old)
-        gone = []
-        for number in old:
-            conversation = self._known[number]
-            self._pending -= conversation.reader.held
-            gone.append(number)
-            self._close(number)
-            self._give()
-            del self._known[number]
+        with native.Pinned(numbers, writable=True) as room:
+            count = library.kw_conversations_chosen(ctypes.byref(state), most, room.address)
+        del numbers[count:]
+        self._trouble(Trouble.TOO_MANY_FLOWS, f"over {plural(state.max_conversations, 'session')}", count)
+        self.forgotten += count
+        self._end(numbers)
+        self._give()
+        gone: set[int] = set()
+        for number in numbers:
+            session = self._known.pop(number, None)
+            if session is None:
+                continue
+            gone.add(id(session))
+            self._pending -= session.held
             self._sections[number] = None
             if self._kinds is not None and number < len(self._kinds):
                 self._kinds[number] = -1
-            if self._tokens.get(conversation.token) == number:
-                del self._tokens[conversation.token]
-            self._memory.conversations[number].next = state.conversation_free
-            state.conversation_free = number
-            state.conversation_count -= 1
-        kind = memory.FlowRow
-        flows: Any = self._memory.flows
-        used: Array = np.ndarray(
-            (len(flows),), np.uint32, flows, kind.conversation.offset,
-            (ctypes.sizeof(kind),),
-        )  # fmt: skip
-        used[np.isin(used, np.array(gone, np.uint32))] = 0
+            if self._tokens.get(session.token) == number:
+                del self._tokens[session.token]
+        self.noted = [one for one in self.noted if id(one) not in gone]
+        with native.Pinned(numbers) as given:
+            library.kw_conversations_forget(ctypes.byref(state), given.address, len(numbers))
+
+    def _ended(self) -> None:
+        """All have ended: make what is known of them, those of which nothing is told when somebody looks."""
+        self._ends = self._numbers(told=False)
+        for number in self._numbers(told=True):
+            self._conversation(number)
+        self.noted = [self._read(number) for number in self._ends if number in self._known]
+
+    def _read(self, number: int) -> Session:
+        """What the engine knows of a session that has ended."""
+        row = self._table[number]
+        session = self._known.get(number) or Session(tuple(row.key), row.first)
+        session.bye = row.bye if row.knows_bye else None
+        session.next = row.next if row.knows_next else None
+        session.frames, session.answered = row.frames, bool(row.answered)
+        session.unsound += row.unsound
+        session.missing, session.again, session.late = row.missing, row.again, row.late
+        return session
 
     # --- what is told
 

@@ -148,10 +148,11 @@ class ConversationRow(ctypes.Structure):
             ("next", U32),
             ("start", U32),
             ("bye", U32),
-            ("number", U32),
+            ("older", U32),
+            ("newer", U32),
         ),
         *((name, U8) for name in ("first", "knows_next", "knows_start", "knows_bye", "answered", "has_gone")),
-        ("unused", U8 * 2),
+        *(("chosen", U8), ("unused", U8 * 5)),
     )
 
 
@@ -225,7 +226,7 @@ class State(ctypes.Structure):
             )
         ),
         ("conversations", PTR),
-        *((f"conversation_{name}", U64) for name in ("count", "free", "used", "number")),
+        *((f"conversation_{name}", U64) for name in ("count", "free", "used", "oldest", "newest")),
         *(("slabs", PTR), ("slab_stack", PTR), ("slab_count", U64), ("slab_free", U64)),
         *(("fragments", PTR), ("fragment_slabs", PTR), ("fragment_buckets", PTR)),
         *((f"fragment_{name}", U64) for name in ("count", "free", "used", "oldest", "newest", "bytes")),

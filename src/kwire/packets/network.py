@@ -163,6 +163,16 @@ class Network:
         self.skipped = 0
         self.flows = 0
 
+    @property
+    def noted(self) -> list[Conversation]:
+        """Those of which something is told; the engine knows which these are, here it is all."""
+        return self.conversations
+
+    @property
+    def sessions(self) -> int:
+        """How many `conversations` there are."""
+        return len(self.conversations)
+
     # --- packets in
 
     def packet(
@@ -171,7 +181,6 @@ class Network:
         """Take one packet: its captured bytes, its length on the network, its link type."""
         self.packets += 1
         self._place = place
-        before = self._troubles
         self._make_room()
         if self._held > HELD:
             self._let_go()
@@ -179,7 +188,7 @@ class Network:
         while len(self._flows) > MAX_FLOWS or (self._held > HELD and len(self._flows) > 1):
             self._evict()
             self._make_room()
-        frames = self.frames
+        frames, before = self.frames, self._troubles  # what was given up before is not of this packet
         if link == LinkType.USER0:
             packet = Packet()
             packet.layers = []

@@ -228,7 +228,7 @@ class NetworkCapture(Capture):
     def ended(self) -> bool:
         """Whether what was read is there up to its end: closing statistics, or a session's HELLO and BYE."""
         return super().ended and all(
-            one.began and one.bye is not None for one in self.network.conversations if one.section.schemas
+            one.began and one.bye is not None for one in self.network.noted if one.section.schemas
         )
 
     def wrong(self) -> list[str]:
@@ -249,8 +249,8 @@ class NetworkCapture(Capture):
         return f"no frame is in its {plural(network.packets, 'packet')}{what}"
 
     def _session(self, section: Section) -> "Conversation | Session | None":
-        if len(self._sessions) != len(self.network.conversations):
-            self._sessions = {id(one.section): one for one in self.network.conversations}
+        if len(self._sessions) != len(self.network.noted):
+            self._sessions = {id(one.section): one for one in self.network.noted}
         return self._sessions.get(id(section))
 
     def label(self, section: Section) -> str:
@@ -371,7 +371,7 @@ class NetworkCapture(Capture):
                 yield from self._give(section, rest)
         self._count()
         if end:
-            for session in self.network.conversations:
+            for session in self.network.noted:
                 there = id(session.section) in self._listed
                 if not there and (session.missing or (session.answered and whole(session))):
                     self._list(session.section)  # nothing of it is there, and that is known
@@ -438,13 +438,13 @@ class NetworkCapture(Capture):
 
     def _unlist(self) -> None:
         """Leave out the sections of sessions that were let go of."""
-        known = {id(one.section) for one in self.network.conversations}
+        known = {id(one.section) for one in self.network.noted}
         self.sections = [one for one in self.sections if id(one) in known or id(one) not in self._listed]
         self._listed = {at: one for at, one in self._listed.items() if at in known}
 
     def _in_order(self) -> None:
         """Put the sessions' sections behind the file's own, as they began."""
-        began = [id(one.section) for one in self.network.conversations]
+        began = [id(one.section) for one in self.network.noted]
         order = {one: place for place, one in enumerate(began)}
         self.sections.sort(key=lambda one: order.get(id(one), -1))
 
