@@ -182,17 +182,34 @@ int kw_raw(struct engine *e, const uint8_t *p, uint64_t size)
 	return whole(e);
 }
 
+/* A word whose first four bytes in memory are those of `bytes`, with zeros behind. */
+static inline uint64_t first_bytes(uint32_t bytes)
+{
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	return bytes;
+#else
+	return (uint64_t)bytes << 32;
+#endif
+}
+
 int kw_segment(struct engine *e, uint32_t version, uint32_t protocol, const uint8_t *source, const uint8_t *target,
 	       const uint8_t *segment, const uint8_t *payload, uint64_t size)
 {
 	uint32_t from = big16(segment), to = big16(segment + 2);
-	uint64_t addresses = version == 4 ? 4 : 16, key[5] = { 0, 0, 0, 0, 0 };
-	int order = memcmp(source, target, addresses), high;
+	uint64_t key[5] = { 0, 0, 0, 0, 0 };
+	int order = version == 4 ? (big32(source) > big32(target)) - (big32(source) < big32(target)) :
+				   memcmp(source, target, 16);
+	int high = order > 0 || (!order && from > to);
+	const uint8_t *low_end = high ? target : source, *high_end = high ? source : target;
 
-	high = order > 0 || (!order && from > to);
 	key[0] = (uint64_t)version << 48 | (uint64_t)protocol << 32 | (high ? to << 16 | from : from << 16 | to);
-	memcpy(key + 1, high ? target : source, addresses);
-	memcpy(key + 3, high ? source : target, addresses);
+	if (version == 4) { /* whole words: half a word that was just written is slow to read as one */
+		key[1] = first_bytes(host32(low_end));
+		key[3] = first_bytes(host32(high_end));
+	} else {
+		memcpy(key + 1, low_end, 16);
+		memcpy(key + 3, high_end, 16);
+	}
 	uint32_t at = find(e, key);
 	if (!at) {
 		if (protocol == PROTOCOL_UDP && !kw_on_port(e, from, to) && !shaped(payload, size)) {

@@ -121,6 +121,32 @@ static int looks(const struct engine *e, const struct flow *f, const struct side
 	return likely(p + length, left - length) && (s->raw || !(TYPES_WRAPPED >> frame_type(p + length) & 1));
 }
 
+typedef uint8_t octets __attribute__((vector_size(16)));
+
+/*
+ * The first place from `at` on, before size - 1, where two bytes could begin a header; size - 1 where there is none.
+ * `size`: 1 at least.
+ */
+static uint64_t begins(const uint8_t *p, uint64_t at, uint64_t size)
+{
+	for (; size - at > sizeof(octets); at += sizeof(octets)) {
+		octets one, two;
+		uint64_t any[2];
+		memcpy(&one, p + at, sizeof one);
+		memcpy(&two, p + at + 1, sizeof two);
+		octets both = (octets)((one - FRAME_VERSION * 16) <= TYPE_MAX) &
+			      (octets)((two == 0) | (two == FLAG_CHECKSUM) | (two == (FLAG_CHECKSUM | FLAG_PADDED)));
+		memcpy(any, &both, sizeof any);
+		if (any[0] | any[1])
+			break;
+	}
+	while (at + 1 < size && !((uint8_t)(p[at] - FRAME_VERSION * 16) <= TYPE_MAX &&
+				  (!p[at + 1] || p[at + 1] == FLAG_CHECKSUM ||
+				   p[at + 1] == (FLAG_CHECKSUM | FLAG_PADDED))))
+		at++;
+	return at;
+}
+
 /* How many bytes are passed to the next that look like a frame of a session; it is in step then. */
 static uint64_t search(const struct engine *e, const struct flow *f, struct side *s, const uint8_t *p, uint64_t size)
 {
@@ -129,8 +155,8 @@ static uint64_t search(const struct engine *e, const struct flow *f, struct side
 	if (tls(p, size))
 		s->encrypted = s->lost = 1;
 	while (!s->lost) {
-		while (at + 1 < size && !((uint8_t)(p[at] - 0x10) <= TYPE_MAX && (p[at + 1] <= 1 || p[at + 1] == 3)))
-			at++;
+		if (at < size)
+			at = begins(p, at, size);
 		if (at + 1 >= size) {
 			if (at < size && !likely(p + at, size - at))
 				at = size;

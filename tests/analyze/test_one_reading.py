@@ -99,8 +99,9 @@ def test_exports(
     monkeypatch: pytest.MonkeyPatch,
     request: Any,
 ) -> None:
-    """CSV and Arrow: rows, columns, and what is told of the capture at both ends of the file."""
+    """CSV, Arrow and Parquet: rows, columns, and what is told of the capture wherever the file does."""
     pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
 
     def made(name: str) -> tuple[Any, ...]:
         out = tmp_path / name
@@ -108,23 +109,27 @@ def test_exports(
         assert status == 0, error
         if out.suffix == ".csv":
             return (out.read_bytes(),)
+        if out.suffix == ".parquet":
+            table, told = parquet.read_table(out), parquet.read_metadata(out).metadata[b"kwire"]
+            assert table.schema.metadata[b"kwire"] == told
+            return json.loads(told), table
         with out.open("rb") as file:
             file.seek(8)
             early = pa.ipc.read_schema(file).metadata[b"kwire"]
         with pa.ipc.open_file(out) as reader:
             return json.loads(early), json.loads(reader.schema.metadata[b"kwire"]), reader.read_all()
 
-    expected = made("known.csv"), made("known.arrow")
+    expected = made("known.csv"), made("known.arrow"), made("known.parquet")
     assert expected[1][0] == expected[1][1]
     monkeypatch.setattr(source, "HELD", 0)
     monkeypatch.setattr(export, "SLACK", slack)
     monkeypatch.setattr(export, "COUNT", 20 if slack else 0)
-    for name, known in zip(("new.csv", "new.arrow"), expected, strict=True):
+    for name, known in zip(("new.csv", "new.arrow", "new.parquet"), expected, strict=True):
         readings.clear()
         assert made(name) == known
         case = request.node.callspec.id
-        several = "another probe" in case or (name == "new.arrow" and "another host" in case)
-        if slack and not several:
+        several = "another probe" in case or (name != "new.csv" and "another host" in case)
+        if (slack or name == "new.parquet") and not several:
             assert len(readings) == 1
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
 

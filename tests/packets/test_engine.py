@@ -10,7 +10,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterator
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import pytest
@@ -384,6 +384,19 @@ def test_what_comes_again_is_compared_with_what_was_given(
         assert mine == theirs
         found = {name: number for name, number, _ in mine["found"]}
         assert found.get("TCP_CONFLICT", 0) == conflict * (not anew)
+
+
+@pytest.mark.parametrize("noise", [b"\xff", b"\x0f\0", b"\x1d\0", b"\x10\2", b"\x1c\4", b"a\x10"])
+def test_frames_are_found_behind_any_noise(net: Any, monkeypatch: pytest.MonkeyPatch, noise: bytes) -> None:
+    """However many bytes stand before the first frame, and in whatever parts they come."""
+    frames = net.session(6)
+    for size in range(60):
+        stream = (noise * 60)[:size] + b"".join(frames)
+        cuts = [0, size // 2, size + 3, len(stream)] if size % 3 else [0, len(stream)]
+        segments = [net.tcp(stream[one:two], 1 + one) for one, two in pairwise(cuts) if two > one]
+        mine, theirs = both(net.pcap([net.ethernet(net.ipv4(one, 6)) for one in segments]), monkeypatch)
+        assert mine == theirs
+        assert mine["counts"][1] == len(frames)
 
 
 def test_structures_are_those_of_the_library() -> None:

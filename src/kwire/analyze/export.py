@@ -6,6 +6,7 @@ file where its format has a place for it. An export of several probes has a colu
 them, null where a probe has it not; fields of one name and different types get columns of their own.
 """
 
+import base64
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -24,10 +25,13 @@ from kwire.analyze.wide import Layout
 from kwire.capture.destination import Destination, OutputError
 from kwire.errors import KwireError
 
-ROWS: Final = 1 << 17  # of a record batch at most …
+ROWS: Final = 1 << 16  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
 COUNT: Final = 20  # digits of what a file tells of its capture, at most …
+GROUP: Final = 2  # of record batches in a row group
 SLACK: Final = 1 << 14  # … and bytes for what else it may turn out to have to tell
+TIMES: Final = ("time", "time_ns")  # columns of wall clocks
+MAGIC: Final = 1 << 6  # bytes before the schema of an Arrow file, at most
 
 Progress = Callable[[int], None]
 
@@ -126,7 +130,7 @@ class Wide:
         common = arrow.common_types() | {"host": one_of, "probe": one_of}
         fields = [pa.field(name, kind) for name, kind in common.items()]
         fields += [arrow.field_of(column).with_name(name) for name, column in layout.shown.items()]
-        self.schema = pa.schema(fields, metadata={"kwire": told(export)})
+        self.schema = pa.schema(fields)
         self._fill, self._shapes = arrow.Fill(), Shapes()
         hosts = dict.fromkeys(schema.host for table in export.tables for schema in table.schemas)
         probes = dict.fromkeys(table.probe for table in export.tables)
@@ -197,31 +201,56 @@ def _parquet(export: Export, out: Any) -> None:
     wide = Wide(export)
     from pyarrow import parquet  # after `Wide`, which says so where there is no pyarrow
 
-    with parquet.ParquetWriter(out, wide.schema, compression="zstd") as writer:
-        for batch in wide.batches(export.blocks):
-            writer.write_batch(batch)
+    clocks = dict.fromkeys(TIMES, "DELTA_BINARY_PACKED")  # no two are alike: a dictionary is made in vain
+    leaves = [_leaf(field) for field in wide.schema if field.name not in clocks]
+    options: dict[str, Any] = {"use_dictionary": leaves, "column_encoding": clocks, "store_schema": False}
+    with parquet.ParquetWriter(out, wide.schema, compression="zstd", **options) as writer:
+        for batches in _grouped(wide.batches(export.blocks)):
+            writer.write_table(arrow.load().Table.from_batches(batches))
+        about_it = {"kwire": told(export)}
+        schema = wide.schema.with_metadata(about_it).serialize().to_pybytes()
+        # as Arrow itself stores a schema, but once all that it tells is known: at the end of the file
+        writer.add_key_value_metadata(about_it | {"ARROW:schema": base64.b64encode(schema).decode()})
+
+
+def _grouped(batches: Iterable[Any]) -> Iterator[list[Any]]:
+    """Record batches, those together that are to be a row group."""
+    held: list[Any] = []
+    for batch in batches:
+        held.append(batch)
+        if len(held) == GROUP:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _leaf(field: Any) -> str:
+    """The path of a column's values, as Parquet has it."""
+    return f"{field.name}.list.element" if arrow.load().types.is_list(field.type) else str(field.name)
 
 
 def _arrow(export: Export, out: Any) -> None:
-    wide, counted, ends = Wide(export), export.summary.read, [0, 0]
-    with arrow.load().ipc.new_file(out, wide.schema) as writer:
+    wide, counted, before, last = Wide(export), export.summary.read, told(export), 0
+    schema = wide.schema.with_metadata({"kwire": before})
+    with arrow.load().ipc.new_file(out, schema) as writer:
         for batch in wide.batches(export.blocks):
             writer.write_batch(batch)
-            ends = [ends[0] or out.tell(), out.tell()]
+            last = out.tell()
     if not counted:
-        _tell(export, wide.schema.metadata[b"kwire"], out, *ends)
+        _tell(export, before.encode(), out, schema.serialize().size + MAGIC, last)
 
 
 def _tell(export: Export, before: bytes, out: Any, first: int, last: int) -> None:
-    """Write what a file tells of its capture over what it told `before` that was counted: at the beginning of
-    the file, before byte `first`, and at its end, from byte `last` on.
+    """Write what a file tells of its capture over what it told `before` that was counted: among the `first`
+    bytes of the file, and at its end, from byte `last` on.
     """
     text = told(export).encode()
     if len(text) > len(before):
         raise UnforeseenError
     out.flush()
     fd, size = out.fileno(), out.tell()
-    there = os.pread(fd, first or size, 0).find(before), os.pread(fd, size - last, last).rfind(before)
+    there = os.pread(fd, first, 0).find(before), os.pread(fd, size - last, last).rfind(before)
     assert min(there) >= 0  # a regular file, as it was written
     for at in (there[0], last + there[1]):
         os.pwrite(fd, text.ljust(len(before)), at)
@@ -229,7 +258,7 @@ def _tell(export: Export, before: bytes, out: Any, first: int, last: int) -> Non
 
 def _arrow_stream(export: Export, out: Any) -> None:
     wide = Wide(export)
-    with arrow.load().ipc.new_stream(out, wide.schema) as writer:
+    with arrow.load().ipc.new_stream(out, wide.schema.with_metadata({"kwire": told(export)})) as writer:
         for batch in wide.batches(export.blocks):
             writer.write_batch(batch)
 
@@ -254,7 +283,7 @@ def _trace(export: Export, out: Any) -> None:
 
 #: Name → format.
 FORMATS: Final[dict[str, Format]] = {
-    "parquet": Format((".parquet", ".pq"), "Parquet, zstd inside", _parquet),
+    "parquet": Format((".parquet", ".pq"), "Parquet, zstd inside", _parquet, Needs.TABLES),
     "arrow": Format((".arrow", ".feather", ".ipc"), "Arrow IPC file (Feather 2)", _arrow, Needs.TABLES),
     "arrows": Format((".arrows",), "Arrow IPC stream", _arrow_stream),
     "csv": Format((".csv",), "comma-separated values, RFC 4180", _csv, Needs.TABLES),
