@@ -17,7 +17,8 @@ from kwire.errors import KwireError
 from kwire.metrics import endpoint as served
 from kwire.metrics import table
 from kwire.metrics.endpoint import Endpoint, metrics_address
-from kwire.metrics.exposition import Exposition, Source
+from kwire.metrics.exposition import Exposition
+from kwire.metrics.gathering import Gathering, Source
 from kwire.metrics.table import Sample
 from kwire.transport.loop import Loop
 
@@ -33,7 +34,7 @@ class Site:
         self.steps = 0
         self.trouble = ""
         self.sockets: list[socket.socket] = []
-        exposition = Exposition(table.RECORD, self.source, lambda: self.trouble, "9.9")
+        exposition = Exposition(Gathering(table.RECORD, self.source, lambda: self.trouble, "9.9"))
         self.endpoint = Endpoint(self.loop, metrics_address(address))
         self.endpoint.serve(exposition)
 
@@ -275,7 +276,7 @@ def test_without_the_library_the_cure_is_said(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     source: Source = lambda: iter(())  # noqa: E731
     with pytest.raises(KwireError, match=r"prometheus-client is not installed.*kwire\[metrics\]"):
-        Exposition(table.RECORD, source, lambda: "", "1")
+        Exposition(Gathering(table.RECORD, source, lambda: "", "1"))
 
 
 def test_names_follow_the_conventions() -> None:

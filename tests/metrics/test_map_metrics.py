@@ -18,6 +18,7 @@ from kwire.lang import checked
 from kwire.lang import types as t
 from kwire.metrics import table
 from kwire.metrics.exposition import Exposition
+from kwire.metrics.gathering import Gathering
 from kwire.wire.schema import Schema
 from kwire.wire.tables import Row
 
@@ -55,7 +56,7 @@ class Maps:
 def scraped(tmp_path: Path, text: str, maps: Maps) -> dict[str, dict[tuple[str, ...], float]]:
     (tmp_path / "m.toml").write_text(text)
     told: Any = MapMetrics(load(str(tmp_path / "m.toml")), maps)  # type: ignore[arg-type]  # what is asked of it
-    exposition = Exposition(table.RECORD, told.samples, lambda: "", "1", told.metrics)
+    exposition = Exposition(Gathering(table.RECORD, told.samples, lambda: "", "1", told.metrics))
     found: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(b"".join(exposition.render()).decode()):
         for sample in family.samples:

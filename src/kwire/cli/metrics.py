@@ -1,4 +1,4 @@
-"""`--metrics`: where a verb serves what it measures of itself, and a recording that does so.
+"""`--metrics` and `--otlp`: where a verb serves or sends what it measures of itself, and such a recording.
 
 Invariants: without the option neither the library nor the endpoint is imported; with it all that can go wrong
 (no library, a port that is taken, a file of map metrics that does not fit) does before anything is recorded,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from kwire.cli import values
 from kwire.cli.lines import say
 from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from kwire.agent.map_metrics import MapMetrics
     from kwire.capture.writer import Writer
     from kwire.live.recorder import Recorder
-    from kwire.metrics.exposition import Source
+    from kwire.metrics.endpoint import Endpoint
+    from kwire.metrics.gathering import Source
+    from kwire.metrics.otlp import Export
     from kwire.metrics.table import Sample
     from kwire.transport.address import Address
+    from kwire.transport.life import Say
     from kwire.transport.loop import Loop
 
 
@@ -32,6 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser, *, maps: bool) -> None:
         metavar="[HOST]:PORT",
         help="serve metrics for Prometheus there, or at unix:PATH; without HOST at all addresses",
     )
+    parser.add_argument(
+        "--otlp",
+        metavar="URL",
+        help="send metrics to an OpenTelemetry collector, as to http://HOST:4318 (OTLP over HTTP)",
+    )
+    parser.add_argument(
+        "--otlp-interval",
+        metavar="TIME",
+        type=values.seconds,
+        default=60.0,
+        help="so often (default 60s)",
+    )
     if maps:
         parser.add_argument(
             "--metrics-maps", metavar="FILE", help="maps of the probes that are metrics too (TOML)"
@@ -39,52 +55,79 @@ def add_arguments(parser: argparse.ArgumentParser, *, maps: bool) -> None:
 
 
 class Served:
-    """What `--metrics` asks for. All that can go wrong does when it is made, before anything is recorded or
-    kept; `begin` when there is something to tell. `recorder`: whose maps may be metrics too, its probes being
-    attached. Raises KwireError.
+    """What `--metrics` and `--otlp` ask for. All that can go wrong does when it is made, before anything is
+    recorded or kept; `begin` when there is something to tell. `recorder`: whose maps may be metrics too, its
+    probes being attached. Raises KwireError.
     """
 
     def __init__(
-        self, args: argparse.Namespace, loop: Loop, verb: str, recorder: Recorder | None = None
+        self,
+        args: argparse.Namespace,
+        loop: Loop,
+        verb: str,
+        recorder: Recorder | None = None,
+        tell: Say = say,
     ) -> None:
-        from kwire.metrics.endpoint import Endpoint
-
         address = check_served(args)
-        assert address is not None  # --metrics was given
         self._verb = verb
         self._maps: MapMetrics | None = None
         if recorder is not None and args.metrics_maps is not None:
             from kwire.agent.map_metrics import MapMetrics, load
 
             self._maps = MapMetrics(load(args.metrics_maps), recorder)
-        self._endpoint = Endpoint(loop, address)
+        self._export: Export | None = None
+        if args.otlp is not None:
+            from kwire.metrics.otlp import Export
+
+            self._export = Export(loop, args.otlp, args.otlp_interval, tell)
+        self._endpoint: Endpoint | None = None
+        if address is not None:
+            from kwire.metrics.endpoint import Endpoint
+
+            self._endpoint = Endpoint(loop, address)
 
     def begin(self, source: Source, ready: Callable[[], str]) -> None:
-        """Serve."""
+        """Serve, and send."""
         from kwire import __version__
-        from kwire.metrics.exposition import Exposition
+        from kwire.metrics.gathering import Gathering
 
         maps = self._maps
-        more = maps.metrics if maps is not None else ()
 
         def samples() -> Iterator[Sample | None]:
             yield from source()
             if maps is not None:
                 yield from maps.samples()
 
-        self._endpoint.serve(Exposition(self._verb, samples, ready, __version__, more))
-        say(f"metrics at {self._endpoint.url}", "listening")
+        if self._endpoint is not None:
+            from kwire.metrics.exposition import Exposition
+
+            more = maps.metrics if maps is not None else ()
+            self._endpoint.serve(Exposition(Gathering(self._verb, samples, ready, __version__, more)))
+            say(f"metrics at {self._endpoint.url}", "listening")
+        if self._export is not None:
+            gathering = Gathering(self._verb, source, ready, __version__)
+            self._export.begin(gathering, f"kwire-{self._verb.split()[0]}", __version__)
 
     def close(self) -> None:
-        """Serve no more."""
-        self._endpoint.close()
+        """Serve no more; the last is sent."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+        if self._export is not None:
+            self._export.close()
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """Whether metrics are served or sent."""
+    return args.metrics is not None or args.otlp is not None
 
 
 def served(
-    args: argparse.Namespace, loop: Loop, verb: str, recorder: Recorder | None = None
+    args: argparse.Namespace, loop: Loop, verb: str, recorder: Recorder | None = None, tell: Say = say
 ) -> Served | None:
-    """What `--metrics` asks for; None without it. Raises KwireError."""
-    return Served(args, loop, verb, recorder) if args.metrics is not None else None
+    """What `--metrics` and `--otlp` ask for; None without them. `tell`: takes what is said of trouble. Raises
+    KwireError.
+    """
+    return Served(args, loop, verb, recorder, tell) if wanted(args) else None
 
 
 class Recorded:
@@ -161,9 +204,17 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_served(args: argparse.Namespace) -> Address | None:
-    """Where `--metrics` serves; None without it. Raises KwireError where that is no address, or the library
-    is missing.
+    """Where `--metrics` serves; None without it. Raises KwireError where that is no address, or that of
+    `--otlp` is none, or a library is missing.
     """
+    if args.otlp is not None:
+        from kwire.metrics import otlp
+
+        otlp.check_library()
+        otlp.endpoint(args.otlp)
+        if args.otlp_interval < otlp.LEAST:
+            cure = f"choose at least {otlp.LEAST:g}s"
+            raise KwireError("send", "metrics", "--otlp-interval is too short", cure)
     if args.metrics is None:
         return None
     from kwire.metrics.endpoint import metrics_address
@@ -174,7 +225,7 @@ def check_served(args: argparse.Namespace) -> Address | None:
 
 
 def not_elsewhere(args: argparse.Namespace) -> None:
-    """Refuse the option for a recording on another machine. Raises KwireError."""
-    if args.metrics is not None:
+    """Refuse the options for a recording on another machine. Raises KwireError."""
+    if wanted(args):
         cause = "-H records on another machine, whose agent has metrics"
         raise KwireError("serve", "metrics", cause, "kwire agent --listen … --metrics there")

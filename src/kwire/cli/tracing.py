@@ -407,7 +407,7 @@ def record(
         stack.callback(stop.restore)
         shown = [_Shown(sink, stop) for sink in sinks(schemas)]
         beside = None
-        if getattr(args, "metrics", None) is not None:
+        if getattr(args, "metrics", None) is not None or getattr(args, "otlp", None) is not None:
             from kwire.cli.metrics import Recorded
 
             beside = Recorded(args, recorder, writer)
