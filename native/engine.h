@@ -50,10 +50,11 @@ struct marks {
 };
 #define MARKS_LEAST 64u /* a chain as short is walked along */
 
-/* Bytes of a stream that were given; `size` 0: none. */
+/* Bytes of a stream that were given; `size` 0: none. `at`: where they lie as yet, NULL: only their digest is there. */
 struct given {
 	uint32_t seq, size;
 	uint64_t digest;
+	const uint8_t *at;
 };
 
 /* One direction of a TCP connection: streams.Stream, and streams.Splitter from `skipped` on. */
@@ -64,7 +65,8 @@ struct side {
 	uint64_t skipped, searched;
 	uint32_t slab, partial, skip; /* slab + 1 */
 	uint8_t known, ended, begun, synced, raw, found, lost, encrypted;
-	uint8_t joining, begun_by_syn, unused[2]; /* all is held until it is known which segment is the lowest */
+	uint8_t joining, begun_by_syn; /* all is held until it is known which segment is the lowest */
+	uint8_t lying, passing;        /* of what was given some lies in the packets' data, or where the next packet changes it */
 	uint32_t origin;                          /* sequence number of the first byte, by a SYN */
 	uint64_t given_count;
 	struct given given[GIVEN]; /* the last ones */
@@ -171,6 +173,8 @@ struct engine {
 	uint64_t letting_go; /* the flow whose streams are next to give up what they wait for, 0: none */
 	uint64_t evicting;   /* the flow that was silent for longest is being let go of */
 	struct marks marks[MARKED];
+	struct side *lying[LYING]; /* those that are `lying` */
+	uint64_t lying_count;
 	struct work work;
 };
 
@@ -202,6 +206,7 @@ PART void kw_hold_room(struct engine *e);
 
 /* streams.c */
 PART int kw_stream_go(struct engine *e);
+PART void kw_settle(struct engine *e);
 PART void kw_stream_begin(struct engine *e, uint32_t flow, uint32_t side, uint32_t seq, uint32_t flags,
 			  const uint8_t *p, uint64_t size, uint64_t time);
 

@@ -318,8 +318,10 @@ uint64_t kw_packets(struct engine *e)
 			for (uint64_t at = e->before_places; at < e->place_count; at++)
 				e->places[at].frames = e->frames - e->before_frames;
 		}
-		if (e->at >= e->count)
+		if (e->at >= e->count) {
+			kw_settle(e);
 			return WHY_DONE;
+		}
 		if ((why = in_the_way(e)) != WHY_DONE)
 			return why;
 		if (make_room(e))

@@ -362,13 +362,44 @@ static uint64_t digest(const struct engine *e, const uint8_t *p, uint64_t size)
 	return found;
 }
 
-/* Remembers the bytes that are given next. */
-static void note_given(const struct engine *e, struct side *s, const struct work *w)
+/* The bytes that were given are about to lie there no more. */
+static void settle(const struct engine *e, struct side *s)
+{
+	for (uint64_t at = 0; at < GIVEN && at < s->given_count; at++) {
+		struct given *one = &s->given[at];
+		if (one->at)
+			one->digest = digest(e, one->at, one->size);
+		one->at = 0;
+	}
+	s->lying = s->passing = 0;
+}
+
+/* The packets' data is about to be gone. */
+void kw_settle(struct engine *e)
+{
+	for (uint64_t at = 0; at < e->lying_count; at++)
+		settle(e, e->lying[at]);
+	e->lying_count = 0;
+}
+
+/*
+ * Remembers the bytes that are given next: where they lie as long as they do, as most of them are forgotten before that
+ * changes, and then by their digest.
+ */
+static void note_given(struct engine *e, struct side *s, const struct work *w)
 {
 	struct given *one = &s->given[s->given_count++ % GIVEN];
 
-	*one = (struct given){ s->next, (uint32_t)w->part_size, digest(e, w->part, w->part_size) };
+	*one = (struct given){ s->next, (uint32_t)w->part_size, 0, w->part };
 	s->next += one->size;
+	if ((uintptr_t)w->part - (uintptr_t)e->data >= e->size) {
+		s->passing = 1;
+	} else if (!s->lying) {
+		if (e->lying_count == LYING)
+			kw_settle(e);
+		s->lying = 1;
+		e->lying[e->lying_count++] = s;
+	}
 }
 
 /* Whether bytes from `seq` on are others than those that were given there, as far as that is remembered. */
@@ -377,7 +408,9 @@ static int differs(const struct engine *e, const struct side *s, uint32_t seq, c
 	for (uint64_t at = 0; at < GIVEN && at < s->given_count; at++) {
 		const struct given *one = &s->given[at];
 		uint32_t behind = one->seq - seq;
-		if (behind < size && one->size <= size - behind && digest(e, p + behind, one->size) != one->digest)
+		if (behind >= size || one->size > size - behind)
+			continue;
+		if (one->at ? memcmp(p + behind, one->at, one->size) != 0 : digest(e, p + behind, one->size) != one->digest)
 			return 1;
 	}
 	return 0;
@@ -619,6 +652,9 @@ int kw_stream_go(struct engine *e)
 	default:
 		break;
 	}
+	for (int side = 0; side < 2 && w->step != STEP_END; side++)
+		if (f->sides[side].passing)
+			settle(e, &f->sides[side]);
 	w->step = STEP_NONE;
 	return 0;
 }

@@ -102,6 +102,7 @@
 #define OUT_FULL 4194304u
 #define MARKS 128u
 #define MARKED 8u
+#define LYING 64u
 #define FOUND_FULL 65536u
 #define RESERVE 50331648u
 #define FRAGMENT_DATA 65536u

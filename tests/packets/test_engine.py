@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kwire import native
+from kwire.capture import pcapng
 from kwire.packets import engine, memory, network, open, walk
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import Flag, Type, build
@@ -397,6 +398,32 @@ def test_frames_are_found_behind_any_noise(net: Any, monkeypatch: pytest.MonkeyP
         mine, theirs = both(net.pcap([net.ethernet(net.ipv4(one, 6)) for one in segments]), monkeypatch)
         assert mine == theirs
         assert mine["counts"][1] == len(frames)
+
+
+@pytest.mark.parametrize("many", [1, 2 * memory.LYING])
+@pytest.mark.parametrize("places", [[0, 100, 200, 300], [0, 300, 100, 200]], ids=["in order", "held"])
+def test_bytes_that_were_given_are_known_when_their_packets_are_gone(
+    net: Any, many: int, places: list[int]
+) -> None:
+    """Segments of so many streams, some that wait of another, and most of the first again, of every second
+    stream with another byte.
+    """
+    stream, ports = b"".join(net.session(20)), range(1001, 1001 + many)
+    first = [(port, b"", 4, 2) for port in ports]
+    first += [(port, stream[at : at + 100], 5 + at, 0x18) for at in places for port in ports]
+    others = [(900, b"", 4, 2), *((900, bytes(100), 105 + at, 0x18) for at in range(0, 400 * many, 100))]
+    again = [(port, stream[100:399] + bytes([stream[399] ^ port & 1]), 105, 0x18) for port in ports]
+    one = engine.Engine([17800])
+    for segments in (first + others, again):
+        made = [net.tcp(data, at, flags, ports=(port, 17800)) for port, data, at, flags in segments]
+        data = bytearray(net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made]))
+        rows = array("Q", bytes(8 * walk.ROW_WORDS * len(made)))
+        faces = walk.faces([(1, pcapng.Units(1_000_000_000))])
+        assert walk.pcap_rows(data, 24, len(data), False, faces, rows, len(made))[0] == len(made)
+        one.rows(data, rows, len(made), 0)
+        data[:] = bytes(len(data))
+    list(one.finish())
+    assert one.found["TCP_CONFLICT"].count == (many + 1) // 2
 
 
 def test_structures_are_those_of_the_library() -> None:

@@ -47,6 +47,7 @@ HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
 HOLD_SMALL: Final = 8 << 20  # … of which so much may lie about before it is put in order
 MARKS: Final = 128  # places in a long chain of what waits, from which others are found …
 MARKED: Final = 8  # … and chains that have some at a time
+LYING: Final = 64  # streams whose bytes are remembered by where they lie
 BATCHES: Final = 6  # memories for what is found, of which all but one may be with who reads it
 OUT_ROOM: Final = OUT_FULL + RESERVE
 LIMIT: Final = FOUND_FULL + RESERVE // 8
@@ -111,7 +112,7 @@ SECRETS: Final = 64  # numbers by which bytes of streams that come twice are com
 class GivenBytes(ctypes.Structure):
     """Bytes of a stream that were given."""
 
-    _fields_ = (("seq", U32), ("size", U32), ("digest", U64))
+    _fields_ = (("seq", U32), ("size", U32), ("digest", U64), ("at", PTR))
 
 
 class Side(ctypes.Structure):
@@ -121,7 +122,7 @@ class Side(ctypes.Structure):
         *(("held", Chain), ("since", U64), ("next", U32), ("again", U32), ("late", U32), ("conflicts", U32)),
         *(("skipped", U64), ("searched", U64), ("slab", U32), ("partial", U32), ("skip", U32)),
         *((name, U8) for name in ("known", "ended", "begun", "synced", "raw", "found", "lost", "encrypted")),
-        *(("joining", U8), ("begun_by_syn", U8), ("unused", U8 * 2), ("origin", U32)),
+        *(("joining", U8), ("begun_by_syn", U8), ("lying", U8), ("passing", U8), ("origin", U32)),
         *(("given_count", U64), ("given", GivenBytes * GIVEN)),
     )
 
@@ -257,6 +258,7 @@ class State(ctypes.Structure):
             )
         ),
         ("marks", U64 * (MARKED * (3 + MARKS // 2))),
+        *(("lying", PTR * LYING), ("lying_count", U64)),
         ("work", Work),
     )
 
