@@ -480,3 +480,29 @@ def test_maps_join_two_probes() -> None:
         f"@calls[{name}, tracepoint:syscalls:sys_enter_getppid]: 7",
         "@ns: 7",
     ], run.stderr
+
+
+SIGNALLED = """
+import os, signal
+signal.signal(signal.SIGUSR1, lambda *_: print("heard", flush=True))
+os.getppid()
+print("goes on", flush=True)
+"""
+
+
+@pytest.mark.live
+def test_a_signal_is_sent_where_that_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "told.py").write_text(SIGNALLED)
+    program = 'tracepoint:syscalls:sys_enter_getppid /pid == cpid/ { signal("USR1"); signal_thread(0); }'
+    words = ["-q", "-e", program, "-c", f"{sys.executable} {tmp_path}/told.py"]
+    refused = kwire(*words)
+    assert "ERROR: signal() is unsafe" in refused.stderr
+    assert kwire("--unsafe", *words).stdout.split("\n")[:2] == ["heard", "goes on"]
+    wrong = kwire("--unsafe", "-e", 'begin { signal("TRM") }')
+    assert "ERROR: there is no signal TRM" in wrong.stderr
+
+
+def test_what_is_never_reached_is_told() -> None:
+    run = kwire("--dry-run", "-e", "begin { exit(); @++; if (1) { return; @--; } }")
+    assert run.stderr.count("WARNING: Unreachable statement") == 2
+    assert "stdin:1:17-20: WARNING" in run.stderr

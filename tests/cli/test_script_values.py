@@ -52,6 +52,9 @@ begin {
   $some = (uint64)@zero + 4;
   print((str((int8 *)&$t, $some), str("abcdef", $some - 1), strlen(str($t, $some - 9))));
   @cut[str($t, $some)] = str($t, 3); print(str((int8 *)&$t, 3));
+  $b1 = buf("bytes of a buf", 14); $b2 = buf("bytes of a bug", 14); $d = memcmp($t, "help", 3);
+  print(($b1 == $b1, $b1 == $b2, $b1 != $b2, $b1 == buf("b", 1), $d, memcmp($t, "help", 4)));
+  $far = (uint64)kaddr("vfs_read") + 4; print(ksym($far)); @far = ksym($far); @at[ksym($far)] = 1;
   assert($a == 0, "told");
 }
 end { @unset = 1; }
@@ -98,13 +101,17 @@ known
 -2
 (hel, ab, 5)
 he
+(true, false, true, false, 0, 1)
+vfs_read
 """
 
-LEFT = """@avg: 100
+LEFT = """@at[vfs_read]: 1
+@avg: 100
 @b[ok\\x00, 1]: 1
 @buf: hell
 @cut[hel]: he
 @deep[hi, (longer, 2)]: 1
+@far: vfs_read
 @grid[0]: [[1,2],[3,4]]
 @h:
 [3]                    1 |@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@@|"""

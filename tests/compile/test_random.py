@@ -86,6 +86,7 @@ class Meaning:
         self.maps: Maps = before.maps if before else {}
         self.full: dict[str, int] = before.full if before else {}  # updates that found no room
         self.asked: int = before.asked if before else 0  # for the end, with which status
+        self.signals: list[int] = []
 
     def register(self, e: Any) -> int:
         """The 64-bit register of a scalar expression."""
@@ -407,6 +408,8 @@ class Meaning:
                 ended = "" if ended == "leave" else ended
             elif isinstance(one, c.MapSet | c.MapDelete | c.Aggregate):
                 self.map_statement(one)
+            elif isinstance(one, c.Signal):
+                self.signals.append(self.register(one.number))
             elif isinstance(one, c.Exit):
                 self.asked = 0x100 | self.register(one.status) & 0xFF
                 ended = "return"
@@ -839,6 +842,9 @@ class Writer:
                 body.append(self.emit())
             elif kind == "return" and self.one(0, 1):
                 body.append(self.one(c.Return(SPAN), c.Exit(self.expression(), SPAN)))
+            if self.one(*range(9)) == 0:  # none, which is sent to nobody: the kernel would heed others
+                number = c.Binary("and", self.expression(1), c.Const(0, t.S64, SPAN), t.S64, SPAN)
+                body.append(c.Signal(number, self.one(False, True), SPAN))
         return tuple(body)
 
     def stored(self) -> Any:

@@ -520,6 +520,20 @@ def test_an_iterator_comes_to_each_object_once_and_ends() -> None:
     assert trace.lost == 0
 
 
+ENDING = r"""
+iter:task_vma /ctx->task->tgid == $1/ { @ = count(); printf("%1000d\n", ctx->vma->vm_start); exit(3); }
+"""
+
+
+@pytest.mark.needs("iter")
+def test_an_iterator_that_asks_for_the_end_comes_to_all_objects() -> None:
+    words = [sys.executable, "-m", "kwire", "-q", "-e", ENDING, str(ME)]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    printed, _, counted = ran.stdout.partition("@: ")
+    assert len(printed.split()) == int(counted) > 1
+    assert ran.returncode == 3
+
+
 VMAS = r"""
 iter:task_vma /ctx->task->tgid == $1/ { @ = count(); printf("%1000d\n", ctx->vma->vm_start); }
 """

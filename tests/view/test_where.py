@@ -98,7 +98,7 @@ def test_conditions_mean_what_they_say(samples: Any, text: str, wanted: bool) ->
         ("source < '10.0.0.1'", "addresses have no order: <; use == or !="),
         ("source == 'localhost'", "'localhost' is no IPv4 address; write 192.0.2.1"),
         ("caller > 'start'", "addresses have no order: >; use == or !="),
-        ("str == 1", "str is a function; call it: str(p[, limit])"),
+        ("str == 1", "str is a function; call it: str(p[, n[, limit]])"),
     ],
 )
 def test_mistakes_are_named_with_their_place(samples: Any, text: str, says: str) -> None:

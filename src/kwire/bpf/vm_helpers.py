@@ -292,6 +292,7 @@ SIMULATED: Final[dict[str, Simulation]] = {
     "ringbuf_discard": _finish(False),
     "ringbuf_query": _ringbuf_query,
     "send_signal": lambda run, signal, *_: run.signals.append(signal) or 0,
+    "send_signal_thread": lambda run, signal, *_: run.signals.append(signal) or 0,
     "loop": _loop,
     "for_each_map_elem": _for_each,
     "strncmp": _strncmp,

@@ -16,16 +16,21 @@ from kwire.cli import listtypes
 from kwire.cli.lines import say
 from kwire.cli.tracing import add_remote_arguments
 from kwire.errors import KwireError
+from kwire.hints import Final
 from kwire.kernel import catalog, features
 from kwire.kernel.syscall import KernelError
 from kwire.kernel.targets import WILDCARD, CatalogError, Target
 from kwire.kinds import FUNCTIONS, KINDS, LISTED, NANOSECONDS, USER, file_and_name
 from kwire.lang import attach, tree
+from kwire.lazy import pattern as expression
 from kwire.perfevents import COUNTER_ALIASES
 from kwire.view.text import safe
 
 if TYPE_CHECKING:
     from kwire.agent.host import Host
+
+POINTER: Final = expression(r"(\w) (\*+)(?=\w+$)")
+"""The stars of a declaration that belong to its type."""
 
 HELP = "list probes with their arguments, and kernel types as C"
 
@@ -259,11 +264,15 @@ class Listing:
                 )
                 continue
             record["args"] = [argument._asdict() for argument in arguments]
-            lines = [argument.text for argument in arguments]
+            lines = [self._declared(target.kind, argument.text) for argument in arguments]
             if returns:
                 record["returns"] = returns.type
-                lines.append(returns.text)
+                lines.append(self._declared(target.kind, returns.text))
             self._print(record, "\n    ".join([text, *lines]))
+
+    def _declared(self, kind: str, text: str) -> str:
+        """An argument; of a function with the star at the type where bpftrace would list it so."""
+        return POINTER.sub(r"\1\2 ", text) if self._scripts and kind != "tracepoint" else text
 
     # --- types ---
 

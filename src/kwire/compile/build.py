@@ -105,7 +105,8 @@ def compile_probe(
     options = Options(
         arch, id, probes, cpus, tasks, main, without, cookie, task, namespace, loops, preempted, kind.single
     )
-    if ends and kind.place != "trace":  # those at its begin and end run once, and whole
+    # Those at its begin and end run once, and whole; an iterator comes to all objects.
+    if ends and kind.place != "trace" and kind.context != "objects":
         options = options._replace(ends=True)
     on_stack, roomy = any(map(fits_stack, placed)), False
     while True:

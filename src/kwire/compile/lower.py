@@ -394,6 +394,9 @@ class Lower(ExpressionLowering):
                     (self.block, self.locals)
                 )
                 self.block = None
+            elif isinstance(statement, checked.Signal):
+                helper = "send_signal_thread" if statement.thread else "send_signal"
+                self.call(helper, self.expr(statement.number))
             elif isinstance(statement, checked.Exit):
                 ask_for_end(self, self.options, self.expr(statement.status))
                 self.leave()

@@ -90,6 +90,7 @@ COUNTS: Final[dict[type[Form], tuple[str, ...]]] = {
     c.MapSet: ("map", "key", "value"),
     c.MapDelete: ("map", "key"),
     c.Aggregate: ("map", "key", "value"),
+    c.Signal: ("number", "thread"),
     c.Exit: ("status",),
     c.Return: (),
 }

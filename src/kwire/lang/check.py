@@ -27,11 +27,11 @@ from kwire.lang.errors import (
 from kwire.lang.expressions import ExpressionChecker, Types
 from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
-from kwire.lang.inferred import fixed as kept
 from kwire.lang.printing import Tuples, printed
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
 from kwire.lang.values import Literal, Value
+from kwire.lang.values import fixed as kept
 from kwire.lang.variables import OPEN, Known, State, Variable, either, meet, settled, union
 from kwire.lazy import NamedTuple
 from kwire.words import plural
@@ -412,6 +412,9 @@ class Body(ExpressionChecker):
 
                 self.effects += 1
                 return [maps.statement(self, node)], False
+            case tree.Signal():
+                self.effects += 1
+                return [c.Signal(values.integer(self.check(node.number)), node.thread, node.span)], False
             case tree.Do(call=call) if call.own >= 0:
                 self.alone = call
                 self._own_call(call)

@@ -706,6 +706,14 @@ class Aggregate(Node):
     span: Span
 
 
+class Signal(Node):
+    """A signal is sent to the current process, or (`thread`) to the current thread, if there is one."""
+
+    number: Expr
+    thread: bool
+    span: Span
+
+
 class Exit(Node):
     """The end of the program, and of the trace, which is asked to end with a status (its low byte); the last
     status that was given counts.
@@ -736,6 +744,7 @@ Stmt: TypeAlias = (
     | MapSet
     | MapDelete
     | Aggregate
+    | Signal
     | Exit
     | Return
 )

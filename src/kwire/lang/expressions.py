@@ -550,6 +550,10 @@ class ExpressionChecker:
         """`left op right` as 0 or 1."""
         if isinstance(left, values.Tuple) or isinstance(right, values.Tuple):
             return self._compare_tuples(op, left, right, span)
+        blocks = values.fixed(left), values.fixed(right)
+        if op in ("eq", "ne") and all(map(_raw, blocks)):
+            same = self._same_bytes(*blocks, span)
+            return same if op == "eq" else c.Not(same, t.BOOL, span)
         if op in ("eq", "ne") and _numbers(left) and left.type == right.type:
             array = left.type
             assert isinstance(array, t.Array)
@@ -566,6 +570,24 @@ class ExpressionChecker:
             return compare(op, left, right, span, self.constant)
         except NeverTextError as error:
             return self._never(error, op == "ne")
+
+    def _same_bytes(self, left: Value, right: Value, span: Span) -> c.Expr:
+        """Whether as many bytes are the same at two places, looked at in words."""
+        assert isinstance(left, c.ReadBlock)
+        assert isinstance(right, c.ReadBlock)
+        if left.size != right.size:
+            return c.Const(0, t.BOOL, span)
+        tests: list[c.Expr] = []
+        at = 0
+        while at < left.size:
+            type_ = next(one for one in (t.U64, t.U32, t.U16, t.U8) if at + one.size <= left.size)
+            one, other = (
+                c.Load(side.place.replace(offset=side.place.offset + at), type_, span)
+                for side in (left, right)
+            )
+            tests.append(c.Compare("eq", one, other, False, t.BOOL, span))
+            at += type_.size
+        return _balanced("and", tests, span)
 
     def _compare_tuples(self, op: str, left: Value, right: Value, span: Span) -> c.Expr:
         """Two tuples part by part: by the first that differs."""
@@ -774,6 +796,12 @@ def _balanced(op: str, operands: Sequence[c.Expr], span: Span) -> c.Expr:
     half = len(operands) // 2
     left, right = _balanced(op, operands[:half], span), _balanced(op, operands[half:], span)
     return c.Logic(op, left, right, t.BOOL, span)
+
+
+def _raw(value: Value) -> bool:
+    """Whether a value is so many bytes."""
+    array = value.type if isinstance(value, c.ReadBlock) else None
+    return isinstance(array, t.Array) and array.display == t.RAW
 
 
 def _numbers(value: Value) -> bool:

@@ -83,7 +83,7 @@ class Inferred:
         if len(key) == 1 and isinstance(key[0], values.Tuple) and not any(key[0].names):
             key = key[0].items
         nest = tuple(("", t.nest_of(one.type)) for one in key)
-        given = [fixed(part) for one in key for _, part in values.parts("", one)]
+        given = [values.fixed(part) for one in key for _, part in values.parts("", one)]
         if self.nest is None:
             self.nest = nest
         elif self.nest != nest and len(given) == len(self.key or ()):
@@ -182,14 +182,6 @@ class Inferred:
             message = f"the types of {self.title} are others here than elsewhere"
             raise TextError(span, message, "cast what is kept in it, or use another map")
         self.key, self.value, self.changed = key, value, True
-
-
-def fixed(value: Value) -> Value:
-    """A value as it is kept: of bytes whose number is known an array."""
-    if isinstance(value, c.ReadBytes) and isinstance(value.length, c.Const) and value.length.value:
-        size = value.length.value
-        return c.ReadBlock(value.place, size, t.Array(t.U8, size, t.RAW), value.span)
-    return value
 
 
 def _cut(value: Value) -> Value:

@@ -13,7 +13,7 @@ from kwire.lang import types as t
 from kwire.lang.entries import Part, bounded, key_parts, value_parts
 from kwire.lang.errors import TextError
 from kwire.lang.forms import walk
-from kwire.lang.inferred import Inferred, fixed
+from kwire.lang.inferred import Inferred
 from kwire.lang.tree import Span
 from kwire.lang.values import Literal, Value
 from kwire.words import plural
@@ -130,7 +130,7 @@ def statement(
     if not isinstance(node, tree.DeleteElement) and node.value is not None:
         given = checker.spread(checker.check(node.value))
         if isinstance(owner, Inferred):
-            given = fixed(given)
+            given = values.fixed(given)
         if isinstance(owner, Inferred) and not (isinstance(node, tree.Aggregate) and owner.steps(given)):
             owner.give(values.scalar(given) if isinstance(node, tree.Aggregate) else given)
     map, key = _place(checker, node.target)

@@ -360,6 +360,14 @@ class DeleteElement(Node):
     span: Span
 
 
+class Signal(Node):
+    """A signal is sent to the current process, or to the current thread. No text of Python's gives it."""
+
+    number: "Expr"
+    thread: bool
+    span: Span
+
+
 class Aggregate(Node):
     """`map[key].add(value)`, `map[key] += value`: a value is added to what the map keeps. None: there is none
     to give, as for a count.
@@ -400,6 +408,7 @@ Stmt: TypeAlias = (
     | SetElement
     | DeleteElement
     | Aggregate
+    | Signal
     | Return
     | Broken
 )

@@ -182,6 +182,14 @@ def truth(value: Value) -> c.Expr:
     return scalar(value)
 
 
+def fixed(value: Value) -> Value:
+    """A value as it is kept: of bytes whose number is known an array."""
+    if isinstance(value, c.ReadBytes) and isinstance(value.length, c.Const) and value.length.value:
+        size = value.length.value
+        return c.ReadBlock(value.place, size, t.Array(t.U8, size, t.RAW), value.span)
+    return value
+
+
 def integer(value: Value) -> c.Expr:
     """The value when arithmetic is possible with it."""
     number = scalar(value)

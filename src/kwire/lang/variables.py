@@ -136,6 +136,7 @@ _PLAIN = (
     c.MapSet,
     c.MapDelete,
     c.Aggregate,
+    c.Signal,
     c.Exit,
     c.Return,
 )

@@ -280,7 +280,7 @@ class Recorder:
             self._round(self.tracer.drain())
             if self._remaining == 0:
                 self.end("the last event asked for has come")
-            elif self.tracer.asked is not None:
+            elif self.tracer.asked is not None and not self.tracer.iterating:
                 self.end("a probe asked for the end")
             elif self._finite and not self.tracer.iterating:
                 self.end("all probes have fired")

@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import pairwise
 
 from kwire.btf.errors import BtfLookupError
 from kwire.errors import KwireError
@@ -19,6 +20,7 @@ from kwire.kernel import cgroups
 from kwire.kernel.sys import possible_cpus
 from kwire.kernel.targets import CatalogError
 from kwire.kinds import KINDS
+from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.lower import Surroundings
 from kwire.lang.bpftrace.options import given
 from kwire.lang.bpftrace.reader import read
@@ -26,6 +28,7 @@ from kwire.lang.bpftrace.script import ScriptProbe, probes
 from kwire.lang.bpftrace.settings import settings
 from kwire.lang.bpftrace.syntax import Script
 from kwire.lang.errors import Diagnostic, LanguageError
+from kwire.lang.forms import walk
 from kwire.lang.inferred import settle
 from kwire.lang.tree import AttachPoint
 from kwire.lazy import NamedTuple, pattern
@@ -112,6 +115,10 @@ def plan_script(
     used = {one.title for one in maps}
     unused = [one for one in script.maps if f"@{one.id}" not in used]
     told += tuple(Diagnostic(one.span, f"Unused map: @{one.id}", "leave it out") for one in unused)
+    told += tuple(
+        Diagnostic(one.span, "Unreachable statement", "leave it out, or put it before")
+        for one in unreachable(script)
+    )
     return Planned(plan, told, int(chosen["max_cat_bytes"]))
 
 
@@ -136,6 +143,18 @@ def plan_text(
 PLACELESS: Final = (
     "Probe has no valid attach points. It is being removed which may cause issues with program behavior."
 )
+
+
+def unreachable(script: Script) -> list[s.Stmt]:
+    """The statements that follow in their blocks what leaves these: exit(), return, break, continue."""
+    blocks = (node for probe in script.probes for node in walk(probe.body) if isinstance(node, s.Block))
+    return [
+        behind
+        for block in blocks
+        for one, behind in pairwise(block.body)
+        if isinstance(one, s.Jump)
+        or (isinstance(one, s.Do) and isinstance(one.value, s.Call) and one.value.function == "exit")
+    ]
 
 
 class Absent(NamedTuple):

@@ -14,7 +14,7 @@ from kwire.view.batches import LinePart
 from kwire.view.render import Row, Values
 from kwire.view.stacks import text
 from kwire.view.text import safe
-from kwire.view.values import flags, moment, scalar_name, strftime
+from kwire.view.values import bare, flags, moment, scalar_name, strftime
 from kwire.wire.fields import TIMES, TYPES, CutStr, Field, UnreadBytes, UnreadStr, text_bytes
 from kwire.wire.messages import Lost
 from kwire.wire.printf import BITS, FORMATTED, PRINTED, Conversion, split
@@ -335,6 +335,8 @@ def _scalar_text(schema: Schema, field: Field, labels: Labels) -> Shown:
     if field.type == "stack":
         return lambda value: text(labels.stack(value), field.display)
     name = scalar_name(schema, field, labels)
+    if name is not None and field.type in ("ksym", "usym"):
+        return lambda value: bare(name(value))
     if name is not None:
         return lambda value: name(value) or str(value)
     return str

@@ -8,6 +8,7 @@ the sum divided by the number, truncated.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from kwire.hints import Any, Final, TypeAlias
+from kwire.view.values import bare
 from kwire.wire.fields import TYPES, Field
 from kwire.wire.schema import ELEMENT, Items, Labels, MapShape, Schema
 from kwire.wire.tables import MapTable, cell_reader, divided
@@ -135,7 +136,7 @@ def _json_cell(
     if field.type in ("ksym", "usym"):
         from json import dumps
 
-        return lambda value: dumps(labels.symbol(value) or hex(value))
+        return lambda value: dumps(bare(labels.symbol(value)) or hex(value))
     return _shown(schema, field, labels, json, str)
 
 
@@ -167,7 +168,7 @@ def _shown(
     if field.type == "ptr":
         return lambda value: hex(value)
     if field.type in ("ksym", "usym"):
-        return lambda value: clean(labels.symbol(value)) or hex(value)
+        return lambda value: clean(bare(labels.symbol(value))) or hex(value)
     show = as_text(schema, field, labels)
     return lambda value: clean(show(value))
 

@@ -64,6 +64,12 @@ def flags(table: Mapping[int, str], mask: int = 0) -> Convert:
     return (lambda value: table.get(value) or str(value)) if mask == WHOLE else name
 
 
+def bare(name: str) -> str:
+    """The name of what is at an address, without how far behind its beginning that is: as scripts show it."""
+    head, plus, _ = name.rpartition("+0x")
+    return head if plus else name
+
+
 def scalar_name(schema: Schema, field: Field, labels: Labels) -> Callable[[int], str] | None:
     """The function that names an integer of this field (empty: it has no name), None where none has one."""
     if field.type in _ADDRESSES:

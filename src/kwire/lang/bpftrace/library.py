@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ERRORS_MOST: Final = 4095
 """The greatest number of an error of the kernel: the last so many addresses are none, but errors."""
 
+COMPARED_MOST: Final = 256
+"""Bytes that are compared with as many."""
+
 CLOCKS: Final = {"monotonic": "nsecs", "boot": "boottime", "tai": "tai", "sw_tai": "tai"}
 """The clocks that `nsecs` takes → the built-ins that tell them."""
 
@@ -181,6 +184,20 @@ def strlen(low: "Lowering", node: s.Call) -> tree.Expr:
     return tree.Call("len", (low.expression(text), most), (), node.span, node.function_span)
 
 
+def memcmp(low: "Lowering", node: s.Call) -> tree.Expr:
+    """0 where as many bytes are the same at two places, else 1."""
+    *sides, size = node.arguments
+    number, span = constant(low, size), node.span
+    if number is None or not 0 < number <= COMPARED_MOST:
+        raise TextError(size.span, f"the number of bytes is a constant from 1 to {COMPARED_MOST}")
+    left, right = (
+        tree.Call("bytes", (low.expression(one), tree.Number(number, span)), (), one.span, span)
+        for one in sides
+    )
+    same = tree.Compare(left, (("eq", right),), span)
+    return tree.Conditional(same, tree.Number(0, span), tree.Number(1, span), span)
+
+
 def len_(low: "Lowering", node: s.Call) -> tree.Expr:
     """How many keys a map has: they are counted."""
     [map] = node.arguments
@@ -213,6 +230,7 @@ LIBRARY: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
     "is_err": is_err,
     "strlen": strlen,
     "len": len_,
+    "memcmp": memcmp,
     "pid": number,
     "tid": number,
     "ppid": of_task("real_parent", "tgid"),

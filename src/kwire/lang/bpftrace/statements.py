@@ -11,8 +11,9 @@ from kwire.lang.bpftrace.constants import constant, kept, text_constant
 from kwire.lang.bpftrace.expressions import comptime, condition, type_name
 from kwire.lang.bpftrace.macros import expand, meant
 from kwire.lang.check import MAX_TURNS
-from kwire.lang.errors import TextError
+from kwire.lang.errors import TextError, did_you_mean
 from kwire.lang.tree import Span
+from kwire.wire.names import SIGNALS
 from kwire.wire.printf import split
 
 if TYPE_CHECKING:
@@ -210,6 +211,25 @@ def exit_(low: "Lowering", node: s.Call) -> tree.Stmt:
     return tree.Do(tree.Call("exit", arguments, (), node.span, node.function_span), node.span)
 
 
+def signal(low: "Lowering", node: s.Call) -> tree.Stmt:
+    """A signal to the process, or to the thread (signal_thread), by its number or name."""
+    if not low.surroundings.unsafe:
+        raise TextError(node.span, f"{node.function}() is unsafe", "allow it: --unsafe")
+    [given] = node.arguments
+    name = text_constant(low, given)
+    number = low.expression(given) if name is None else tree.Number(_signal(name, given.span), given.span)
+    return tree.Signal(number, node.function == "signal_thread", node.span)
+
+
+def _signal(name: str, span: Span) -> int:
+    """The number of a signal by its name, with or without SIG."""
+    full = name if name.startswith("SIG") else f"SIG{name}"
+    numbers = {known: number for number, known in SIGNALS.items()}
+    if full not in numbers:
+        raise TextError(span, f"there is no signal {name}", did_you_mean(full, numbers))
+    return numbers[full]
+
+
 def assert_(low: "Lowering", node: s.Call) -> tree.Stmt:
     """The end of the script where a condition does not hold, and an error that says so."""
     test, text = node.arguments
@@ -264,6 +284,8 @@ STATEMENTS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Stmt]]"] = {
     "zero": output.empty,
     "delete": maps.delete,
     "exit": exit_,
+    "signal": signal,
+    "signal_thread": signal,
     "assert": assert_,
     "static_assert": static_assert,
     "fail": fail,

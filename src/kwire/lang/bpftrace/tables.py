@@ -123,7 +123,8 @@ STATEMENTS: Final = (
     Word("join", "join(array)", "print an array of strings", True, 1, 2),
     Word("cat", 'cat("file")', "print a file", True, 1, 64),
     Word("system", 'system("command")', "run a command of the shell, with --unsafe", True, 1, 64),
-    Word("signal", 'signal("SIGTERM")', "send a signal to the current process", False, 1, 1),
+    Word("signal", 'signal("TERM"), signal(15)', "send a signal to the process, with --unsafe", True, 1, 1),
+    Word("signal_thread", 'signal_thread("TERM")', "send a signal to the thread, likewise", True, 1, 1),
     Word("override", "override(value)", "return at once", False, 1, 1),
     Word("errorf", 'errorf("format", …)', "print an error", True, 1, 64),
     Word("warnf", 'warnf("format", …)', "print a warning", True, 1, 64),
@@ -201,6 +202,7 @@ FUNCTIONS: Final = (
     ),
     Word("kaddr", 'kaddr("name")', "the address of a kernel symbol", True, 1, 1),
     Word("strcontains", "strcontains(text, part)", "whether a text contains another", True, 2, 2),
+    Word("memcmp", "memcmp(a, b, n)", "0 where the first n bytes at two places are the same", True, 3, 3),
     Word("strlen", "strlen(text)", "bytes of a text", True, 1, 1),
     Word("len", "len(@map)", "how many keys a map has", True, 1, 1),
     Word("percpu_kaddr", 'percpu_kaddr("name"[, cpu])', "a kernel variable that each CPU has", True, 1, 2),
@@ -220,7 +222,7 @@ FUNCTIONS: Final = (
         Word(name, f"{name}(…)", "", False, 0, 64)
         for name in (
             *("path", "strstr", "find", "socket_cookie", "dw_ustack"),
-            *("typeof", "str_concat", "memcmp", "signal_thread", "is_literal"),
+            *("typeof", "str_concat", "is_literal"),
             *("is_ptr", "is_str", "is_integer", "is_array", "strcap", "kfunc_exist", "kfunc_allowed"),
             *("usdt_arg", "is_unsigned"),
         )
