@@ -10,6 +10,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,31 @@ def test_functions_of_a_module(kernel_module: str, spec: str) -> None:
         subprocess.run(["sh", "-c", f"{ip}; ping -c1 -W1 10.7.7.2; ip link del dummy7"], capture_output=True)
         tracer.detach()
         assert sum(frames.count for frames in tracer.settle()) > 0
+
+
+ORDERED = """
+kprobe:vmlinux:hrtimer_nanosleep /pid == cpid/ { print("one"); }
+kprobe:hrtimer_nanosleep /pid == cpid/ { print("two"); }
+kretprobe:hrtimer_nanosleep /pid == cpid/ { print("three"); }
+kretprobe:vmlinux:hrtimer_nanosleep /pid == cpid/ { print("four"); exit(); }
+"""
+
+
+@pytest.mark.needs("kprobe")
+def test_probes_of_one_function_fire_as_they_are_written() -> None:
+    words = [sys.executable, "-m", "kwire", "-q", "-c", "sleep 0.01", "-e", ORDERED]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    assert [line for line in ran.stdout.splitlines() if line] == ["one", "two", "three", "four"], ran.stderr
+
+
+@pytest.mark.needs("kprobe")
+@pytest.mark.parametrize(
+    ("target", "says"), [("vmlinux:no_such_one", "no such function"), ("no_such:f", "no module")]
+)
+def test_a_function_that_is_not_there_is_passed_over(target: str, says: str) -> None:
+    script = f"config = {{ missing_probes = warn }} begin {{ exit(); }} kprobe:{target} {{ }}"
+    words = [sys.executable, "-m", "kwire", "-e", script]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    assert f"WARNING: No matches for kprobe {target}. Skipping." in ran.stderr
+    assert says in ran.stderr
+    assert ran.returncode == 0

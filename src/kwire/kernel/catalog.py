@@ -148,7 +148,12 @@ def _named(kind: str, name: str) -> list[Target]:
         modules = kernel_symbols().functions_named([last]).get(last, {})
     except KernelError:
         modules = {}
-    copies = {module: len(all_) for module, all_ in modules.items() if not group or module == group}
+    where = "" if group == KERNEL else group
+    copies = {module: len(all_) for module, all_ in modules.items() if not group or module == where}
+    if group == KERNEL:
+        return [Target(kind, "", last, copies[""])] if copies else []
+    if not copies and _unloaded(kind, name):
+        return []
     if len(copies) < 2:
         return [Target(kind, group, last, max(copies.values(), default=1))]
     return [Target(kind, module, last, number) for module, number in sorted(copies.items())]

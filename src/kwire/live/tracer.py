@@ -67,7 +67,9 @@ def _batches(points: Sequence[Point]) -> list[list[Point]]:
 
 
 LAST_IS_FIRST = ("uprobe", "perf kprobe", "trampoline")
-"""Ways to attach of which the kernel runs what was attached last first."""
+"""Ways to attach of which the kernel runs what was attached last first; at the return of a kernel function it
+does not: there it goes back from the last that it met at the entry.
+"""
 
 
 def _in_order(programs: Sequence[tuple[Group, Prog]]) -> list[tuple[Group, Prog]]:
@@ -75,7 +77,11 @@ def _in_order(programs: Sequence[tuple[Group, Prog]]) -> list[tuple[Group, Prog]
     the one that was asked for first runs first.
     """
     begins = [one for one in programs if one[0].kind == "begin"]
-    backward = [one for one in programs if KINDS[one[0].kind].mechanism in LAST_IS_FIRST]
+    backward = [
+        one
+        for one in programs
+        if KINDS[one[0].kind].mechanism in LAST_IS_FIRST and one[0].kind != "kretprobe"
+    ]
     return begins + [one for one in programs if one not in begins and one not in backward] + backward[::-1]
 
 
