@@ -144,19 +144,31 @@ def _named(kind: str, name: str) -> list[Target]:
         found = _event(kind, name)
         return [found] if found else []
     group, _, last = name.rpartition(":")
+    known = _IDENTIFIER.fullmatch(last) is not None
     try:
         modules = kernel_symbols().functions_named([last]).get(last, {})
     except KernelError:
-        modules = {}
+        modules, known = {}, False
     where = "" if group == KERNEL else group
     copies = {module: len(all_) for module, all_ in modules.items() if not group or module == where}
-    if group == KERNEL:
-        return [Target(kind, "", last, copies[""])] if copies else []
-    if not copies and _unloaded(kind, name):
+    if not copies and (_unloaded(kind, name) or (known and not _listed(group, last))):
         return []
+    if group == KERNEL:
+        return [Target(kind, "", last, copies.get("", 1))]
     if len(copies) < 2:
         return [Target(kind, group, last, max(copies.values(), default=1))]
     return [Target(kind, module, last, number) for module, number in sorted(copies.items())]
+
+
+def _listed(group: str, name: str) -> bool:
+    """Whether the function tracer knows a function."""
+    try:
+        return any(one == name and group in ("", module or KERNEL) for module, one in functions())
+    except KernelError:
+        return False
+
+
+_IDENTIFIER = re.compile(r"[A-Za-z_][\w.$]*")
 
 
 def _event(kind: str, name: str) -> Target | None:
