@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import stat
@@ -516,5 +517,63 @@ def test_sigterm_ends_the_traces_of_clients_that_are_away_too(
         assert agent.process.wait(20) == (0 if back else 3)
         said = agent.said.read_text()
         assert back or "1 client did not come back in time: 1,000 events lost" in said
+    finally:
+        agent.close()
+
+
+def hup(agent: Agent) -> str:
+    """Have it read its configuration again; what it said."""
+    before = len(agent.said.read_text())
+    agent.process.send_signal(signal.SIGHUP)
+    until(lambda: re.search("is read again|stays in force", agent.said.read_text()[before:]))
+    return agent.said.read_text()[before:]
+
+
+def test_a_policy_is_read_again(tmp_path: Path, load: Load) -> None:
+    """What is forbidden from then on ends, in order, what is allowed goes on; questions are judged anew."""
+    rules = tmp_path / "rules.toml"
+    configured = tmp_path / "agent.toml"
+    rules.write_text(POLICY)
+    configured.write_text(f'listen = "unix:{tmp_path}/agent"\npolicy = "{rules}"\n')
+    agent = Agent(tmp_path, "", "--config", str(configured))
+    try:
+        kept, sink = agent, Counted()
+        talk = agent.ask(trace(load), sink)
+        load.call(1000)
+        assert hup(agent).endswith("agent.toml is read again\n")
+        rules.write_text(POLICY.replace("traces = 3", 'traces = 3\nwhat = "is this"'))
+        assert "there is no 'what'" in hup(agent) or "has a key 'what'" in hup(agent)
+        load.call(1000)
+        run(talk, sink, 2000)
+        rules.write_text(POLICY.replace("tracepoint:syscalls:*", "tracepoint:sched:*"))
+        said = hup(agent)
+        assert "has another policy now: its trace ends" in said
+        assert "agent.toml is read again, 1 trace ended" in said
+        load.call(1000)
+        talk.until(lambda: False)
+        assert (sink.events, sink.lost_events) == (2000, 0)
+        with pytest.raises(KwireError, match="the agent's policy does not"):
+            agent.ask(trace(load))
+        configured.write_text(f'listen = "unix:{tmp_path}/agent"\nprobes = ["{PROBE}"]\n')
+        assert "is read again" in hup(agent)
+        listed, sink = agent.ask({"op": "trace", "pids": [load.process.pid]}), Counted()
+        assert (listed.answer or {}).get("ok") is True
+        assert kept.process.poll() is None
+    finally:
+        agent.close()
+
+
+def test_places_that_are_taken_count_after_a_policy_was_read_again(tmp_path: Path, load: Load) -> None:
+    rules = tmp_path / "rules.toml"
+    configured = tmp_path / "agent.toml"
+    rules.write_text(POLICY)
+    configured.write_text(f'listen = "unix:{tmp_path}/agent"\npolicy = "{rules}"\n')
+    agent = Agent(tmp_path, "", "--config", str(configured))
+    try:
+        for _ in range(3):
+            agent.ask(trace(load))
+        assert "is read again" in hup(agent)
+        with pytest.raises(KwireError, match="traces"):
+            agent.ask(trace(load))
     finally:
         agent.close()

@@ -118,6 +118,14 @@ class Grant(NamedTuple):
     traces: int
     targets: int
     slots: Slots | None = None
+
+    def same(self, other: Grant | None, listed: bool) -> bool:
+        """Whether another grant allows the same; `listed`: the specs on the command line count, too."""
+        if other is None:
+            return False
+        own = self._replace(slots=None, client="", listed=self.listed if listed else ())
+        return own == other._replace(slots=None, client="", listed=other.listed if listed else ())
+
     client: str = ""
 
     @property
@@ -217,15 +225,20 @@ def _matches(pattern: str, identity: str, local: bool) -> bool:
 
 
 class Policy:
-    """The rules of an agent. `listed`: the probes on its command line."""
+    """The rules of an agent. `listed`: the probes on its command line; `places`: there are some for traces,
+    which only who starts these needs.
+    """
 
     __slots__ = ("_default", "_rules", "listed")
 
-    def __init__(self, listed: Sequence[str] = (), rules: Sequence[_Rule] = ()) -> None:
+    def __init__(
+        self, listed: Sequence[str] = (), rules: Sequence[_Rule] = (), *, places: bool = True
+    ) -> None:
         self.listed = tuple(listed)
         self._rules = tuple(rules)
         values = {name: key.default for name, key in KEYS.items() if name != "who"}
-        self._default = Grant(listed=self.listed, **values, slots=Slots(values["traces"], each=True))
+        slots = Slots(values["traces"], each=True) if places else None
+        self._default = Grant(listed=self.listed, **values, slots=slots)
 
     def grant(self, identity: str, address: str) -> Grant | None:
         """What the client of this identity at this address may do; None: nothing at all.
@@ -238,24 +251,43 @@ class Policy:
                 return rule.grant
         return self._default if self.listed else None
 
+    def follow(self, before: Policy) -> None:
+        """Take the place of another policy: where a rule grants as many traces to the same clients as before,
+        those that run count.
+        """
+        slots = {(rule.who, rule.grant.traces): rule.grant.slots for rule in before._rules}
+        self._rules = tuple(
+            rule._replace(grant=rule.grant._replace(slots=slots.get((rule.who, rule.grant.traces))))
+            if (rule.who, rule.grant.traces) in slots
+            else rule
+            for rule in self._rules
+        )
+        self._default = self._default._replace(slots=before._default.slots)
+
 
 def load(path: str, listed: Sequence[str] = ()) -> Policy:
     """Read a policy file. Raises PolicyError, with what is wrong and where."""
-    return rules(toml.load(path, "read policy", PolicyError), path, listed)
+    return rules(read_file(path), path, listed)
 
 
-def rules(top: Mapping[str, Any], path: str, listed: Sequence[str] = ()) -> Policy:
-    """The policy that the content of a file means. Raises PolicyError."""
+def read_file(path: str) -> dict[str, Any]:
+    """The content of a policy file, as it is written. Raises PolicyError."""
+    return toml.load(path, "read policy", PolicyError)
+
+
+def rules(top: Mapping[str, Any], path: str, listed: Sequence[str] = (), *, places: bool = True) -> Policy:
+    """The policy that the content of a file means; `places`: as `Policy` takes it. Raises PolicyError."""
     for name in top:
         if name != "allow":
             raise PolicyError("read policy", path, f"there is no {name!r}", "write [[allow]] rules")
     tables = top.get("allow", [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
         raise PolicyError("read policy", path, "allow is no list of rules", "write [[allow]]")
-    return Policy(listed, [_rule(table, number, path, listed) for number, table in enumerate(tables, 1)])
+    found = [_rule(table, number, path, listed, places) for number, table in enumerate(tables, 1)]
+    return Policy(listed, found, places=places)
 
 
-def _rule(table: Mapping[str, Any], number: int, path: str, listed: Sequence[str]) -> _Rule:
+def _rule(table: Mapping[str, Any], number: int, path: str, listed: Sequence[str], places: bool) -> _Rule:
     where = f"rule {number}"
 
     def wrong(one: Misfit) -> PolicyError:
@@ -281,7 +313,7 @@ def _rule(table: Mapping[str, Any], number: int, path: str, listed: Sequence[str
             raise PolicyError("read policy", path, f"{where}: {one!r} is no user", "write uid:NUMBER")
     if values["memory"] < MEMORY_LEAST:
         raise PolicyError("read policy", path, f"{where}: memory is too little", f"at least {MEMORY_LEAST}")
-    slots = Slots(values["traces"])
+    slots = Slots(values["traces"]) if places else None
     return _Rule(who, Grant(listed=tuple(listed), **values, slots=slots))
 
 

@@ -46,7 +46,10 @@ class Client(Handler):
         self.lost = 0
         """Events that it will not get; known when the server is closed."""
         self._server = server
-        self._who = {"identity": identity, "address": address}
+        self.who = identity, address
+        """Who it is, as a policy names it."""
+        self.listed = False
+        """Its trace is of the probes that the agent lists."""
         self._number = 0  # of the REQUEST that the trace process answers
         self._traces = False
         self._held: list[bytes] = []  # payloads that found no room
@@ -106,6 +109,11 @@ class Client(Handler):
 
     # ------------------------------------------------------------------ the trace process
 
+    @property
+    def traces(self) -> bool:
+        """Whether it has a trace, or has asked for one."""
+        return self._traces and self.trace_process is not None
+
     def stop(self) -> None:
         """Ask the trace process for the end of its trace."""
         if self.trace_process is not None and self._traces:
@@ -142,7 +150,17 @@ class Client(Handler):
         assert self.peer is not None
         trace_process = self.trace_process = Channel(self._server.launcher.start())
         self._number, self._traces = number, operation == "trace"
-        trace_process.tell(Type.REQUEST, {**self._who, "host": self.peer.host, "body": body, "size": size})
+        self.listed = not any(body.get(name) for name in ("probes", "functions", "script"))
+        trace_process.tell(
+            Type.REQUEST,
+            {
+                "identity": self.who[0],
+                "address": self.who[1],
+                "host": self.peer.host,
+                "body": body,
+                "size": size,
+            },
+        )
         self._server.loop.add(trace_process.fd, READ, self._ready)
         self._watch()
 
@@ -337,6 +355,20 @@ class Server:
             self._tokens.pop(session.token, None)
         if not self._clients:
             self._idle()
+
+    def change(self, policy: Policy) -> str:
+        """Go by another policy from now on. A trace whose client may not do the same as before ends, in
+        order: it may ask again. Gives what was done, in words.
+        """
+        ended = 0
+        for client in [client for client in self._clients.values() if client.traces]:
+            before, after = self.policy.grant(*client.who), policy.grant(*client.who)
+            if before is None or not before.same(after, client.listed):
+                self.say(f"{client.name} has another policy now: its trace ends", "session_ended")
+                client.stop()
+                ended += 1
+        self.policy = policy
+        return f", {plural(ended, 'trace')} ended" if ended else ""
 
     def stop(self, idle: Callable[[], None]) -> None:
         """End every trace, in order; `idle` is called when the last client has gone."""

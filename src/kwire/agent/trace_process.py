@@ -4,10 +4,11 @@
     launcher        never reads a byte of the network; forks a trace process whenever the server asks
     trace process   reads one request, compiles, loads and attaches, becomes nobody, and then moves events
 
-Invariants: server and launcher share a socket over which only descriptors travel; server and trace process
-share one that carries frames (`kwire.agent.channel`); whoever sees the other end closed ends, so nothing
-outlives the server; the policy is asked in the trace process too; a trace process never waits for the server
-once it traces: what finds no room is counted LOST.
+Invariants: server and launcher share a socket over which only descriptors travel, and that the policy is to
+be read anew, which the launcher does by itself; server and trace process share one that carries frames
+(`kwire.agent.channel`); whoever sees the other end closed ends, so nothing outlives the server; the policy is
+asked in the trace process too; a trace process never waits for the server once it traces: what finds no room
+is counted LOST.
 """
 
 import contextlib
@@ -15,8 +16,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from kwire.agent import confinement, requests
 from kwire.agent.channel import Channel
@@ -32,22 +33,26 @@ from kwire.transport.loop import READ, WRITE, Loop
 from kwire.view.text import safe
 from kwire.wire.frame import Type
 
+REREAD: Final = b"r"
+"""What the launcher is told when its policy is to be read anew."""
+
 
 class Launcher:
     """The server's side of the launcher: `start` gives the socket to a new trace process."""
 
     __slots__ = ("_control", "pid")
 
-    def __init__(self, policy: Policy, path: str = "") -> None:
+    def __init__(self, policy: Policy, path: str = "", reread: "Callable[[], Policy] | None" = None) -> None:
         """Fork the launcher, for clients that `policy` knows; call it before the network is touched.
 
-        `path`: of the Unix socket that the server listens on, which it removes when the server has gone.
+        `path`: of the Unix socket that the server listens on, which it removes when the server has gone;
+        `reread`: gives the policy anew.
         """
         self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
             self._control.close()
-            _launch(other, policy, path)
+            _launch(other, policy, path, reread)
         other.close()
         self._control.setblocking(False)
 
@@ -76,24 +81,35 @@ class Launcher:
         ours.setblocking(False)
         return ours
 
+    def reread(self) -> None:
+        """Have it read the policy anew: it counts for what is asked from then on."""
+        with contextlib.suppress(OSError):  # it has ended, which is told
+            self._control.send(REREAD)
+
     def close(self) -> None:
         """End the launcher."""
         self._control.close()
         os.waitpid(self.pid, 0)
 
 
-def _launch(control: socket.socket, policy: Policy, path: str) -> None:
+def _launch(control: socket.socket, policy: Policy, path: str, reread: "Callable[[], Policy] | None") -> None:
     """The launcher's life. Never returns."""
     status = 1
     server = os.getppid()
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):  # whoever tells all of us means the server: it closes
-            signal.signal(number, signal.SIG_IGN)  # our socket when it has ended the traces in order
+        # Whoever tells all of us means the server: it closes our socket when the traces have ended in order.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the trace processes
         while True:
             data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
             if not data:
                 break
+            if data == REREAD and reread is not None:
+                with contextlib.suppress(KwireError):  # then the one before counts; whoever asked is told
+                    new = reread()
+                    new.follow(policy)
+                    policy = new
             for descriptor in descriptors:
                 _fork(control, socket.socket(fileno=descriptor), policy, server)
         if path:

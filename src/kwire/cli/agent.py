@@ -200,8 +200,11 @@ def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None"
     from kwire.transport.listen import listen
     from kwire.transport.loop import READ
 
-    rules = policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
-    launcher = Launcher(rules, address.path)
+    def read(args: argparse.Namespace) -> policy.Policy:
+        return policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
+
+    rules = read(args)
+    launcher = Launcher(rules, address.path, (lambda: read(args.reread()[0])) if reader else None)
     try:
         line = _line(args, address, Settings(memory=args.memory))
         loop = line.loop
@@ -242,7 +245,11 @@ def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None"
         if reader is not None:
             from kwire.cli.rereading import Renewal
 
-            reader.serve(loop, Renewal(listener.renew))
+            def change(new: policy.Policy) -> str:
+                launcher.reread()
+                return server.change(new)
+
+            reader.serve(loop, Renewal(listener.renew, policy=change))
         _confine(args, [])
         say(f"listening at {listener.address}", "listening")
         try:
@@ -291,7 +298,9 @@ def _rereading(args: argparse.Namespace, address: "Address | BrokerAddress") -> 
         return
     from kwire.cli.rereading import Rereader
 
-    reader = Rereader(args, listens=args.listen is not None, kind=address.kind)
+    listens = args.listen is not None
+    check = _listening if listens else _connecting
+    reader = Rereader(args, listens=listens, kind=address.kind, check=check)
     try:
         yield reader
     finally:

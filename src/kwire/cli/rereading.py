@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import argparse
     import ssl
 
+    from kwire.agent.policy import Policy
     from kwire.broker.address import Login
     from kwire.cli.parts import Parts
     from kwire.live.plan import Plan, Scope
@@ -38,6 +39,9 @@ the agent is started again.
 
 BROKER: Final = TLS | {"nats-user", "nats-password", "nats-token", "nats-nkey", "nats-creds"}
 """The same of an agent of a broker."""
+
+POLICY: Final = frozenset({"probes", "policy"})
+"""The same of one that listens."""
 
 PROBES: Final = frozenset({"probes", "filter"})
 """The same of one that records."""
@@ -63,22 +67,30 @@ class Changeable(Protocol):
 
 
 class Renewal(NamedTuple):
-    """Who takes what was read anew: certificates, who we are to a broker, probes; `served`: called where an
-    agent that listens has to read its own, gives what was done.
+    """Who takes what was read anew: certificates, who we are to a broker, probes, the policy; the
+    last two give what was done, in words.
     """
 
     context: "Callable[[ssl.SSLContext], None]" = lambda context: None
     login: "Callable[[Login], None]" = lambda login: None
     probes: Changeable | None = None
-    served: Callable[[], str] | None = None
+    policy: "Callable[[Policy], str] | None" = None
 
 
 class Rereader:
     """The process, and the way to it. `listens`: whether certificates are for who connects to us; `kind`: of
-    the address, which may be a broker's.
+    the address, which may be a broker's; `check`: raises KwireError where the arguments make no sense.
     """
 
-    def __init__(self, args: "argparse.Namespace", *, listens: bool, kind: str) -> None:
+    def __init__(
+        self,
+        args: "argparse.Namespace",
+        *,
+        listens: bool,
+        kind: str,
+        check: "Callable[[argparse.Namespace], object]" = lambda new: None,
+    ) -> None:
+        self._check = check
         self._args, self._listens, self._kind = args, listens, kind
         self._loop: Loop | None = None
         self._renewal = Renewal()
@@ -152,6 +164,13 @@ class Rereader:
                     file.seek(0)
                     data = file.read()
             changed = renewal.probes.take(told, data, attached[1:])
+        if renewal.policy is not None:
+            from kwire.agent import policy
+
+            with open(files.pop(), "rb") as file:
+                file.seek(0)
+                top, path, listed = json.loads(file.read())
+            changed = renewal.policy(policy.rules(top, path, listed, places=False))
         paths = [f"/proc/self/fd/{file}" for file in files]
         if "login" in told:
             from kwire.broker.address import Login, tls_context
@@ -163,8 +182,6 @@ class Rereader:
         elif files:
             renewal.context(self._context(*paths))
             done += ", certificates too"
-        if renewal.served is not None:
-            changed = renewal.served()
         return done + changed
 
     def _attached(self, count: int) -> list[int]:
@@ -255,8 +272,11 @@ class Rereader:
             if self._listens:
                 from kwire.agent import policy
 
-                at_once |= {"probes", "policy"}
-                policy.load(new.policy, new.probes) if new.policy else policy.Policy(new.probes)
+                at_once |= POLICY
+                self._check(new)
+                top = policy.read_file(new.policy) if new.policy else {}
+                policy.rules(top, new.policy or "", new.probes)
+                files.append(_memory(json.dumps([top, new.policy or "", new.probes]).encode(), *user))
             elif "keys" in question:
                 at_once |= PROBES
                 more, attached = self._attach(new, question, given)
@@ -308,9 +328,7 @@ class Rereader:
         folder = make_folder(spool, (question["user"], question["group"])) if spool else None
         data, descriptors = handed(tracer, folder)
         self._held = tracer, folder  # whose descriptors are sent
-        memory = os.memfd_create("kwire", os.MFD_CLOEXEC)
-        with open(memory, "wb", closefd=False) as file:
-            file.write(data)
+        memory = _memory(data, question["user"], question["group"])
         return {**told, "descriptors": 1 + len(descriptors)}, [memory, *descriptors]
 
 
@@ -335,7 +353,19 @@ def _copy(path: str, user: int, group: int) -> int:
     copy = os.memfd_create("kwire", os.MFD_CLOEXEC)
     with open(path, "rb") as file, open(copy, "wb", closefd=False) as out:
         shutil.copyfileobj(file, out)
-    os.fchmod(copy, 0o400)
+    return _given(copy, user, group)
+
+
+def _memory(data: bytes, user: int, group: int) -> int:
+    """A file in memory, for one user alone."""
+    memory = os.memfd_create("kwire", os.MFD_CLOEXEC)
+    with open(memory, "wb", closefd=False) as out:
+        out.write(data)
+    return _given(memory, user, group)
+
+
+def _given(file: int, user: int, group: int) -> int:
+    os.fchmod(file, 0o400)
     if (user, group) != (os.geteuid(), os.getegid()):
-        os.fchown(copy, user, group)
-    return copy
+        os.fchown(file, user, group)
+    return file
