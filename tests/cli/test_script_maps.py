@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from kwire.kernel.sys import possible_cpus
 
 pytestmark = [pytest.mark.live, pytest.mark.native]
 
@@ -141,3 +144,30 @@ def test_addresses_of_the_kernel_are_named_in_maps_alone(tmp_path: Path) -> None
     lines = ["@a[vfs_read]: 1", "@b: vfs_write"]
     assert kwire("-e", text, "-w", str(file)).stdout.split("\n")[-3:-1] == lines
     assert kwire("show", str(file)).stdout.split("\n")[-3:-1] == lines
+
+
+CALLS = 300_000
+CALLING = f"import os\nfor _ in range({CALLS}): os.getppid()"
+"""A process that makes so many system calls."""
+
+
+def test_what_is_counted_while_a_map_is_printed_and_emptied_is_not_lost() -> None:
+    """But for what a CPU adds to a key in the moment that it is taken: one a CPU and print at most."""
+    script = """tracepoint:syscalls:sys_enter_getppid /pid == cpid/ { @[tid] = count(); }
+    interval:ms:5 { print(@); clear(@); }"""
+    command = shlex.join([sys.executable, "-S", "-c", CALLING])
+    run = kwire("-q", "-e", script, "-c", command)
+    assert run.stderr == ""
+    printed = [int(line.rpartition(": ")[2]) for line in run.stdout.splitlines() if line]
+    assert CALLS - possible_cpus() * len(printed) <= sum(printed) <= CALLS
+
+
+def test_a_map_is_emptied_with_its_print_only_where_the_clear_stands_behind_it() -> None:
+    script = """BEGIN { @a[1] = 1; @b[2] = 2; @c = 3; @h = hist(4);
+    print(@a, 5); clear(@a); print(@a); print(@b); print(@a); clear(@a); print(@b); print(@c); clear(@c);
+    print(@c); print(@h); clear(@h); print(@h); zero(@b); print(@b); clear(@b); }"""
+    run = kwire("-q", "-e", script)
+    assert run.stderr == ""
+    head, _, last = run.stdout.partition("@h:\n[4, 8)")
+    assert head.split() == ["@a[1]:", "1", *["@b[2]:", "2"] * 2, "@c:", "3", "@c:", "0"]
+    assert last.split()[-2:] == ["@b[2]:", "0"]

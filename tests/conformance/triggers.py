@@ -113,10 +113,10 @@ TRIGGERS = {
     "syscount.bt": Trigger("cat /etc/hostname", r"@process\[cat\]: \d+", r"^(@process\[cat\]: \d+)$"),
     "tcpaccept.bt": Trigger("CONNECT", rf"{TCP} +\d+ +{TCP}", rf"^\S+ +(\d+ .*{TCP}.*)$"),
     "tcpconnect.bt": Trigger("CONNECT", rf"{TCP} +\d+ +{TCP} +\d+", rf"^\S+ +(\d+ .*{TCP}.*)$"),
-    "tcpdrop.bt": Trigger("REFUSE", rf"{TCP}:\d+ +{TCP}:\d+ +LISTEN", rf"^\S+ (\d+ +.*{TCP}.*)$|{STACK}"),
+    "tcpdrop.bt": Trigger("DROP", rf"{TCP}:\d+ +{TCP}:\d+ +SYN_SENT", rf"^\S+ (\d+ +.*{TCP}.*)$|{STACK}"),
     "tcplife.bt": Trigger("CONNECT", rf"{TCP} +\d+ +{TCP} +\d+", rf"^(.*{TCP}.*) \d+$"),
     "tcpretrans.bt": Trigger("REFUSE", rf"{TCP}:\d+ +{TCP}:\d+ +SYN_SENT", rf"^\S+ (\d+ +.*{TCP}.*)$"),
-    "tcpsynbl.bt": Trigger("CONNECT", r"@backlog\[\d+\]: *\n\[", r"(@backlog\[\d+\]: *\n(?:\[.*\n)+)"),
+    "tcpsynbl.bt": Trigger("CONNECT", r"@backlog\[\d+\]: *\n\[", r"(@backlog\[\d+\]:) *\n((?:\[.*\n)+)"),
     "threadsnoop.bt": Trigger("THREAD", r"python", r"^\S+ +(\d+ +python\S* +.*)$"),
     "undump.bt": Trigger("UNIX", r"hello", r"^\S+ (python\S* +\d+ +\d+ +.*hello.*)$"),
     "vfscount.bt": Trigger(
@@ -187,6 +187,10 @@ m.write(bytes(range(256)) * (1 << 14))
 m.madvise(21)  # MADV_PAGEOUT
 print(m[0], m[1 << 20])'
 swapoff $disk; losetup -d $disk""",
+    "DROP": f"""tc qdisc add dev lo root pfifo limit 0
+{sys.executable} -S -c 'import socket
+s = socket.socket(); s.setblocking(False); s.connect_ex(("127.0.0.1", 9))'
+tc qdisc del dev lo root""",
     "FOLDERS": """cd $(mktemp -d); mkdir a b; ln -s a c; : > d; ln d e; mv a f; rmdir f b""",
     "WRITEBACK": """dd if=/dev/zero of=/tmp/ext4 bs=1M count=16; mkfs.ext4 -q -F /tmp/ext4; mkdir -p /tmp/m
 mount -o loop /tmp/ext4 /tmp/m; dd if=/dev/zero of=/tmp/m/x bs=64k count=9; sync; umount /tmp/m""",

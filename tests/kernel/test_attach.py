@@ -331,6 +331,8 @@ def test_one_bad_name_attaches_none(hits: Any, counting: Counting) -> None:
     with load(counting("kprobe"), {"hits": hits.map}, multi=True) as prog:
         with pytest.raises(AttachError):
             attach_multi(prog, [(SYS_GETSID, 1), ("no_such_function", 2)])
+        with pytest.raises(AttachError, match="kprobe:no_such_function: it is not in the kernel, or not"):
+            attach_multi(prog, [("no_such_function", 2)])
         assert hits.since(getsid(5)) == 0
 
 

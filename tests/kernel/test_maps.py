@@ -83,6 +83,16 @@ def test_per_cpu_values_come_one_a_cpu(size: int) -> None:
         assert one.lookup_cpus(key(2)) is None
 
 
+@pytest.mark.parametrize("kind", ["hash", "percpu_hash", "lru_hash", "lru_percpu_hash"])
+def test_what_is_taken_is_gone(kind: str) -> None:
+    cpus = possible_cpus() if "percpu" in kind else 1
+    with Map.create(MapSpec("t", kind, 4, 8, 4)) as one:
+        one.update(key(1), value(7))
+        assert one.take(key(1)) == value(7) * cpus
+        assert one.take(key(1)) is None
+        assert list(one.keys()) == []
+
+
 def test_mapped_memory_is_the_map() -> None:
     with Map.create(ARRAY._replace(flags=BPF_F_MMAPABLE)) as one:
         memory = one.mmap(writable=True)

@@ -60,8 +60,8 @@ def test_a_schema_keeps_it(prints: str, format: str) -> None:
 
 
 def test_what_is_asked_of_a_map_is_its_name_and_the_limits_of_a_print() -> None:
-    read = [OfMap.read(format) for format in ("@x", "@x 5", "@x 5 1000")]
-    assert read == [("@x", 0, 1), ("@x", 5, 1), ("@x", 5, 1000)]
+    read = [OfMap.read(format) for format in ("@x", "@x 5", "@x 5 1000", "@x 0 1 1")]
+    assert read == [OfMap("@x"), OfMap("@x", 5), OfMap("@x", 5, 1000), OfMap("@x", emptied=1)]
     with pytest.raises(FrameError, match="the limits of a print are no numbers"):
         schema("print", "@x many").frames()
 

@@ -224,8 +224,9 @@ def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_ret
     subject, one = plural(count, "function"), "one of them"
     if not count:
         raise AttachError("attach to", subject, "none was given")
+    kind = "kprobe.multi"
     if count == 1:
-        subject, one = str(targets[0][0]), "it"
+        kind, subject, one = "kretprobe" if on_return else "kprobe", str(targets[0][0]), "it"
     cookies = (ctypes.c_uint64 * count)(*(cookie for _, cookie in targets))
     names = [target.encode() for target, _ in targets if isinstance(target, str)]
     addresses = [target for target, _ in targets if isinstance(target, int)]
@@ -248,7 +249,7 @@ def attach_multi(prog: Prog, targets: Sequence[tuple[str | int, int]], *, on_ret
             errno.ENOENT: f"{one} is not traceable (inlined or notrace)",
             errno.EOPNOTSUPP: "this kernel has no kprobe.multi",
         }.get(error, "")
-        raise _refused("kprobe.multi", subject, error, note)
+        raise _refused(kind, subject, error, note)
     return Link(fd, "kprobe.multi", subject)
 
 

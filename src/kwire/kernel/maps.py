@@ -11,6 +11,7 @@ import re
 import resource
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from kwire.bpf.image import MapSpec
 from kwire.kernel.sys import (
@@ -23,7 +24,7 @@ from kwire.kernel.sys import (
     possible_cpus,
     try_bpf,
 )
-from kwire.kernel.syscall import Fd, KernelError, syscall
+from kwire.kernel.syscall import ENOTSUPP, Fd, KernelError, syscall
 
 # ---- The locked-memory limit, which kernels before 5.11 charge maps and programs to
 #
@@ -122,8 +123,10 @@ class Map(Fd):
     def lookup_cpus(self, key: bytes) -> list[bytes] | None:
         """The values of a key of a per-CPU map, one for each possible CPU."""
         whole = self.lookup(key)
-        if whole is None:
-            return None
+        return None if whole is None else self.by_cpu(whole)
+
+    def by_cpu(self, whole: bytes) -> list[bytes]:
+        """The values of the CPUs, of all of them as `lookup` and `take` give them."""
         size, step = self.spec.value_size, -(-self.spec.value_size // 8) * 8
         return [whole[at : at + size] for at in range(0, step * self._cpus, step)]
 
@@ -170,6 +173,23 @@ class Map(Fd):
             raise KeyError(key)
         if error:
             raise failure("delete from map", self.spec.name, error)
+
+    def take(self, key: bytes) -> bytes | None:
+        """`lookup` and `delete` in one, between which nothing is added; before Linux 5.14 one after the
+        other.
+        """
+        value = bytearray(self._value_room())
+        _, error, _ = try_bpf("map_take_elem", map_fd=self.fd, key=self._key(key), value=value)
+        if error in (errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP):
+            found = self.lookup(key)
+            with suppress(KeyError):
+                self.delete(key)
+            return found
+        if error == errno.ENOENT:
+            return None
+        if error:
+            raise failure("take from map", self.spec.name, error)
+        return bytes(value)
 
     def keys(self) -> Iterator[bytes]:
         """All keys. A key that a program deletes meanwhile may make the kernel start again from the first."""

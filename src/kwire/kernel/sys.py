@@ -104,6 +104,7 @@ ATTRS: dict[str, tuple[int, str]] = {
         "btf:ptr btf_log_buf:ptr btf_size:u32 btf_log_size:u32 btf_log_level:u32 btf_log_true_size:u32",
     ),
     "btf_get_fd_by_id": (19, _GET_ID),
+    "map_take_elem": (21, _MAP_ELEM),  # BPF_MAP_LOOKUP_AND_DELETE_ELEM
     "btf_get_next_id": (23, _GET_ID),
     "map_lookup_batch": (
         24,

@@ -266,13 +266,15 @@ class BenchScript:
             lines.write(run.frames)
         return lines.take()
 
-    def _act(self, what: str, name: str, top: int, div: int) -> Any:
+    def _act(self, what: str, name: str, top: int, div: int, emptied: int) -> Any:
         """Do what a script asks of a whole map."""
         one = self.maps.get(name)
         if not isinstance(one, BenchMap):
             return None  # nothing is ever put into it
         if what == "print":
             schema, held = one._table()
+            if emptied:
+                one.empty(zero=False)
             return schema, held._replace(shown="print", top=top, div=div)
         one.empty(zero=what == "zero")
         return None

@@ -50,7 +50,7 @@ class Line(Event):
         return Line, (schema, self.time_ns, tuple(self._values), self.text)
 
 
-OnMap: TypeAlias = Callable[[str, str, int, int], "tuple[Schema, MapTable] | None"]
+OnMap: TypeAlias = Callable[[str, str, int, int, int], "tuple[Schema, MapTable] | None"]
 """Does what is asked of a whole map, "print", "clear" or "zero", by its name, with the limits of a print."""
 
 

@@ -52,6 +52,22 @@ def raw_of(map: checked.Map, maps: Mapping[str, KernelMap]) -> tuple[Raw, int]:
     return {key: values for key, values in each if values is not None}, lost
 
 
+def take(map: checked.Map, maps: Mapping[str, KernelMap]) -> tuple[Raw, int]:
+    """`raw_of`, and the map is empty then: what is added meanwhile stays in it. Of a map without keys, whose
+    memory cannot be taken away, as much as is added between two system calls is lost.
+    """
+    found = maps[name_of(map)]
+    if not map.key:
+        raw = raw_of(map, maps)
+        found.update(NUMBER, bytes(found.spec.value_size))
+        return raw
+    lost = int.from_bytes(maps[lost_of(map)].lookup(NUMBER) or b"", "little")
+    each = ((key, found.take(key)) for key in list(found.keys()))
+    several = _by_cpu(found)
+    taken = {key: found.by_cpu(value) if several else [value] for key, value in each if value is not None}
+    return taken, lost
+
+
 def slowly(map: checked.Map, maps: Mapping[str, KernelMap]) -> Iterator[Raw]:
     """What a map holds, one key at a time, for who has others to serve in between. What probes add meanwhile
     is in it or not.
@@ -70,10 +86,14 @@ def slowly(map: checked.Map, maps: Mapping[str, KernelMap]) -> Iterator[Raw]:
 
 def _values(found: KernelMap, key: bytes) -> list[bytes] | None:
     """The values of a key: one, or one for each CPU; None where it has been deleted."""
-    if found.spec.kind in ("percpu_hash", "lru_percpu_hash"):
+    if _by_cpu(found):
         return found.lookup_cpus(key)
     value = found.lookup(key)
     return None if value is None else [value]
+
+
+def _by_cpu(found: KernelMap) -> bool:
+    return found.spec.kind in ("percpu_hash", "lru_percpu_hash")
 
 
 class MapView:

@@ -1,8 +1,9 @@
 """The maps of a trace as TABLE frames: printed, emptied and set to 0 while it runs, and left at its end.
 
 Invariants: what a script asks of whole maps (`print(@x)`, `clear(@x)`, `zero(@x)`) comes as events and is
-done when they leave the rings, in their order; what probes add between a print and a clear is gone with the
-clear, as in bpftrace. A table stands right behind the event that asked for it. `produced` counts the frames
+done when they leave the rings, in their order. `print(@x); clear(@x)` is one event, and what probes add
+meanwhile stays in the map; where something stands between, what is added there is gone with the clear, as in
+bpftrace. A table stands right behind the event that asked for it. `produced` counts the frames
 made, map by map, so that they are accounted for like events.
 """
 
@@ -20,7 +21,7 @@ from kwire.compile.maps import name_of
 from kwire.kernel.maps import Map as KernelMap
 from kwire.lang.inferred import Inferred
 from kwire.live.contents import rows_of
-from kwire.live.mapview import NUMBER, raw_of, slowly
+from kwire.live.mapview import NUMBER, raw_of, slowly, take
 from kwire.live.plan import Plan, UnitMap
 from kwire.live.stacks import stack_schema
 from kwire.wire.frame import HEADER_SIZE
@@ -144,15 +145,18 @@ class MapTables:
             if unit.map.name != asked.name:
                 continue
             if what == "print":
-                return self._table(unit, schema, moment, "print", asked.top, asked.div)
+                return self._table(unit, schema, moment, "print", asked)
             self._empty(unit, zero=what == "zero")
         return None  # nothing was ever put into it
 
     def _table(
-        self, unit: UnitMap, schema: Schema, moment: int, shown: str, top: int = 0, div: int = 1
+        self, unit: UnitMap, schema: Schema, moment: int, shown: str, asked: OfMap | None = None
     ) -> Frames:
-        raw, lost = raw_of(unit.map, self._maps)
+        top, div, emptied = asked[1:] if asked else (0, 1, 0)
+        raw, lost = (take if emptied else raw_of)(unit.map, self._maps)
         rows = tuple(rows_of(unit.map, raw, zeros=unit.map.name in self._zeroed))
+        if emptied:
+            self._zeroed.discard(unit.map.name)
         number = self._numbers[schema.id] = self._numbers[schema.id] + 1
         table = MapTable(number, moment, rows, shown, top, div, lost, self._names(schema, rows))
         if shown != "print":

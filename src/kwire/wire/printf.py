@@ -53,18 +53,19 @@ BITS: Final = {"hh": 8, "h": 16, "": 32}
 
 class OfMap(NamedTuple):
     """What the format of "print", "clear" and "zero" says: the map's name; of a print how many entries, those
-    with the greatest values (0: all), and by what values are divided.
+    with the greatest values (0: all), by what values are divided, and whether the map is emptied with it (1).
     """
 
     name: str
     top: int = 0
     div: int = 1
+    emptied: int = 0
 
     @classmethod
     def read(cls, format: str) -> OfMap:
         """From a format."""
         name, *limits = format.split(" ")
-        return cls(name, *map(int, limits[:2]))
+        return cls(name, *map(int, limits[:3]))
 
 
 class Conversion(NamedTuple):

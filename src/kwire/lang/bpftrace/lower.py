@@ -8,8 +8,10 @@ that take this state: `statements`, `expressions`, `functions`, `builtins`, `mac
 """
 
 from collections.abc import Callable, Mapping, Set
+from itertools import zip_longest
 
 from kwire.lang import tree
+from kwire.lang.bpftrace import output
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.expressions import EXPRESSIONS, condition
 from kwire.lang.bpftrace.given import Given
@@ -80,6 +82,7 @@ class Lowering:
         self.substitutes: list[dict[str, Given]] = [{}]
         self.pending: list[tree.Stmt] = []  # what is done before the statement that is made
         self.hoisting = True  # whether that is so for all of it
+        self.emptying = False  # whether the map that is printed now is emptied with it
         self.loops = 0  # around what is made
         self.expanding: list[str] = []
         self.places: list[Span] = []  # of the macros that are being expanded, where they are used
@@ -114,7 +117,12 @@ class Lowering:
         statements: list[s.Stmt] = [*block.body]
         if block.value is not None:
             statements.append(s.Do(block.value, block.value.span))
-        for one in statements:
+        done = False
+        for one, after in zip_longest(statements, statements[1:]):
+            if done:
+                done = False
+                continue
+            done = self.emptying = output.empties(one, after)
             before, self.pending, self.hoisting = self.pending, [], True
             try:
                 made = self.statement(one)

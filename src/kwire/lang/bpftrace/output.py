@@ -86,6 +86,8 @@ def print_(low: "Lowering", node: s.Call) -> tree.Stmt:
         numbers = [constant(low, one) for one in limits]
         if any(number is None or number < 0 for number in numbers):
             raise TextError(node.span, "top and div are constant numbers", "write print(@map, 5, 1000)")
+        if low.emptying:
+            numbers = [*numbers, *(0, 1)[len(numbers) :], 1]
         return emit(low, "print", " ".join([title, *map(str, numbers)]), {}, [], node.span)
     if limits:
         raise TextError(node.span, "top and div are for maps", "write print(@map, 5)")
@@ -177,6 +179,17 @@ def time_(low: "Lowering", node: s.Call) -> tree.Stmt:
             raise TextError(given.span, "the format is not a string", 'write time("%H:%M:%S\\n")')
         format = given.value
     return emit(low, "time", format, {}, [], node.span)
+
+
+def empties(node: s.Stmt, after: s.Stmt | None) -> bool:
+    """Whether a map is printed and then emptied: nothing is to be lost in between."""
+    match node, after:
+        case (
+            s.Do(value=s.Call(function="print", arguments=(s.Map(id=printed, key=None), *_))),
+            s.Do(value=s.Call(function="clear", arguments=(s.Map(id=emptied, key=None),))),
+        ):
+            return printed == emptied
+    return False
 
 
 def empty(low: "Lowering", node: s.Call) -> tree.Stmt:
