@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from bpftrace_here import BPFTRACE
 
 KWIRE = [sys.executable, "-m", "kwire.cli.main", "-q"]
+
 
 pytestmark = [
     # Not marked live: two tracers are compared on one kernel, and a guest takes minutes to start bpftrace.
@@ -80,7 +82,7 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_both_print_the_same(name: str, environment: dict[str, str]) -> None:
     words = ["-e", SCRIPTS[name], "12", "30", "word"]
-    other = subprocess.run(["bpftrace", *words], capture_output=True, text=True, timeout=60, env=environment)
+    other = subprocess.run([*BPFTRACE, *words], capture_output=True, text=True, timeout=60, env=environment)
     own = subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=60)
     assert own.stderr == ""
     assert lines(own.stdout) == lines(other.stdout), other.stderr
@@ -111,7 +113,7 @@ def test_both_see_the_same_of_a_process(environment: dict[str, str], tmp_path: P
     """A process that does its work once it is told so: when the tracer says that it is attached."""
     found = {}
     for name, command, marker in (
-        ("bpftrace", ["bpftrace"], "Attaching"),
+        ("bpftrace", BPFTRACE, "Attaching"),
         ("kwire", [sys.executable, "-m", "kwire.cli.main"], "Attached"),
     ):
         with subprocess.Popen([sys.executable, "-c", OPENS], stdin=subprocess.PIPE, text=True) as traced:

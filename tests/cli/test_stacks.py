@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bpftrace_here import BPFTRACE
 
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 
@@ -71,7 +72,7 @@ def test_names_and_forms_are_those_of_bpftrace(busy: int, tmp_path: Path) -> Non
     build = ["cc", "-D_GNU_SOURCE", "-shared", "-fPIC", "-o", library, str(tmp_path / "patient.c")]
     subprocess.run(build, check=True)
     ours = run(*KWIRE, "-q", "-e", PRINTED, str(busy))
-    theirs = run("bpftrace", "-e", PRINTED, str(busy), LD_PRELOAD=library).partition("probe...\n")[2]
+    theirs = run(*BPFTRACE, "-e", PRINTED, str(busy), LD_PRELOAD=library).partition("probe...\n")[2]
     stacks, others = (
         [one.split("\n\n")[0].strip("\n") for one in text.split("|")[:3]] for text in (ours, theirs)
     )

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from bpftrace_here import BPFTRACE
 
 import kwire
 from kwire.cli.main import main
@@ -192,7 +193,7 @@ def test_scripts_print_what_bpftrace_prints(
         pytest.skip("there is no bpftrace")
     script = SCRIPT.replace("SHOP", shop)
     theirs = subprocess.run(
-        ["bpftrace", "-q", "-c", shop, "-e", script], capture_output=True, text=True, check=False
+        [*BPFTRACE, "-q", "-c", shop, "-e", script], capture_output=True, text=True, check=False
     ).stdout
     ours = subprocess.run(
         [sys.executable, "-m", "kwire", "-q", "-c", shop, "-e", script],
