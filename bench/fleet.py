@@ -24,6 +24,7 @@ from stream import Collector, cpu, free_port, memory, proven, replay
 
 from kwire.broker.address import Login, parse_broker
 from kwire.broker.client import Connection, bucket_of, connect
+from kwire.broker.names import STREAM
 from kwire.broker.overview import Overview, overview
 
 PAYLOAD = 65_400
@@ -87,6 +88,19 @@ async def look(url: str) -> Overview:
         await nc.close()
 
 
+async def taken(url: str) -> bool:
+    """Whether the group has acknowledged every message of the stream, and there are some."""
+    address = parse_broker(url)
+    nc = await connect(address.servers[0], Login(), "bench")
+    try:
+        found = await nc.jetstream().consumers_info(STREAM)
+        state = (await nc.jetstream().stream_info(STREAM)).state
+    finally:
+        await nc.close()
+    waiting = sum((one.num_pending or 0) + (one.num_ack_pending or 0) for one in found)
+    return bool(found) and state.messages > 0 and not waiting
+
+
 class Taker(Collector):
     """`kwire collect` from a broker; `wait` until it has so many events."""
 
@@ -101,7 +115,11 @@ class Taker(Collector):
         self.before = cpu(self.process.pid)
 
     def wait(self, sessions: int) -> None:
-        """Until so many sessions have ended, and everything of them is claimed."""
+        """Until so many sessions have ended, and everything of them is claimed. To look at all sessions takes
+        the server's time, so that is done when everything is acknowledged.
+        """
+        while self.process.poll() is None and not asyncio.run(taken(self.url)):
+            time.sleep(0.05)
         while self.process.poll() is None:
             found = asyncio.run(look(self.url)).sessions
             if sum(one.over and list(one.lag.values()) == [0] for one in found) >= sessions:

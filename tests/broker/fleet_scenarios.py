@@ -357,7 +357,8 @@ class Fleet:
         if self.killed:  # what such an agent had not written down is gone with it, and nobody knows
             missing = sum(max(one, default=-1) + 1 - len(one) for life, one in stored.items())
             missing += sum(produced[life] - 1 - max(stored.get(life, ()), default=-1) for life in sound)
-            if missing > found.all_lost:
+            # Nor may it have told yet what its ring had refused.
+            if missing > found.all_lost + sum(self.lives[life - 1][1].refused[0] for life in self.killed):
                 wrong.append(f"{missing} events are missing in the middle, {found.all_lost} are counted lost")
         elif sum(produced.values()) != there + found.all_lost:
             wrong.append(f"{sum(produced.values())} events produced, {there} stored, {found.lost} lost")
@@ -373,6 +374,9 @@ class Fleet:
         if not lost and not self.killed and not told["complete"]:
             wrong.append(f"verify: not complete: {problems}")
         claims = self.claims()[group]
+        parts = sum(len(one.collectors) for one in claims)
+        if len(every) != parts:
+            wrong.append(f"{len(every)} captures of {parts} parts: {[path.name for path in every]}")
         shared = [one for one in claims if len(one.collectors) > 1 and one.produced]
         self.note(f"{len(shared)} of {len(claims)} sessions shared in {group}, {lost} events lost")
         for number, its in paths.items() if shared else ():

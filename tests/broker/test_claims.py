@@ -39,6 +39,20 @@ def test_a_batch_taken_back_may_be_claimed_by_another() -> None:
     assert claims.claim("b", [message(4)]) == 1
 
 
+def test_a_bye_that_is_taken_back_is_no_end() -> None:
+    """A collector claimed it, and was killed before it had stored it."""
+    claims = Claims()
+    claims.claim("a", [message(0), message(1)])
+    claims.claim("b", [message(2), message(3)])
+    claims.end = 3, 77
+    claims.release("b")
+    assert (claims.claimed, claims.messages) == (False, 0)
+    claims.end = 3, 77  # as an earlier kwire left it
+    assert not claims.claimed
+    claims.claim("a", [message(2), message(3)])
+    assert claims.claimed
+
+
 def test_it_is_over_when_everybody_has_stored_what_they_claimed() -> None:
     claims = Claims()
     claims.claim("a", [message(0), message(2)])

@@ -47,8 +47,11 @@ class Counter:
     """Events produced by probe, in memory that is shared with the process that judges."""
 
     def __init__(self, probes: int) -> None:
-        self._map = mmap.mmap(-1, 8 * (probes + 1))
-        self.produced = memoryview(self._map).cast("Q")
+        self._map = mmap.mmap(-1, 8 * (probes + 2))
+        words = memoryview(self._map).cast("Q")
+        self.produced = words[:-1]
+        self.refused = words[-1:]
+        """How many of these found the ring full."""
 
     @property
     def total(self) -> int:
@@ -60,6 +63,7 @@ class Counter:
 
     def close(self) -> None:
         self.produced.release()
+        self.refused.release()
         self._map.close()
 
 
@@ -80,6 +84,7 @@ class Calls(Counter):
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), 0)
         self.produced = memoryview(self._map).cast("Q")
+        self.refused = self.produced[-1:]  # the kernel counts those
 
     def arguments(self, life: int, probes: int, rate: float, seconds: float) -> list[str]:
         """The probes and the command of an agent."""
@@ -181,6 +186,7 @@ class Synthetic:
             self._refused[self._probe(number)] += 1
             self.counter.produced[self._probe(number)] += 1
         self._due += refused
+        self.counter.refused[0] += refused
         while self._due < due:
             count = min(ROUND, due - self._due)
             frames = self._span(self._due, count)

@@ -117,8 +117,8 @@ class Claims:
 
     @property
     def claimed(self) -> bool:
-        """Whether everything up to BYE is claimed."""
-        return self.end is not None and not self.gaps
+        """Whether everything up to BYE is claimed, and BYE is."""
+        return self.end is not None and self.has(self.end[0]) and not self.gaps
 
     @property
     def over(self) -> bool:
@@ -155,6 +155,8 @@ class Claims:
     def release(self, collector: str) -> None:
         """Take back the open batch of a collector, which has not stored it."""
         batch = self.open.pop(collector)
+        if self.end is not None and any(span.first <= self.end[0] <= span.last for span in batch.spans):
+            self.end = None
         for gone in batch.spans:
             self.taken = [piece for span in self.taken for piece in _without(span, gone)]
         self.parts[collector] = self.parts.get(collector, Part()).with_spans(batch.spans, -1)

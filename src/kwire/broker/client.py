@@ -192,6 +192,7 @@ class Broker:
         self._posted: deque[Callable[[], None]] = deque()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._aio = asyncio.new_event_loop()
+        self._aio.set_exception_handler(self._unheard)
         self._main: asyncio.Task[None] | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
@@ -284,6 +285,14 @@ class Broker:
         self.tell(f"{error} (trying again)", _kind(error))
 
     # ------------------------------------------------------------------ within
+
+    def _unheard(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception that nobody waits for. Tasks of nats-py end so where a connection is lost while they
+        close it, and others are not ended at all: that there is no connection any more is looked at (`LOOK`).
+        """
+        error = context.get("exception")
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            self.post(partial(self.loop.contain, error))
 
     def _cancel(self) -> None:
         if self._main is not None:

@@ -234,6 +234,8 @@ def _with(args: argparse.Namespace, do: "Do") -> int:
     load(login)
 
     async def main() -> int:
+        # Tasks of nats-py that a lost connection ends tell nobody else; what matters is raised here.
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
         problem: BrokerError | None = None
         for server in address.servers:
             try:

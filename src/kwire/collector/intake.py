@@ -402,7 +402,7 @@ class Intake:
     async def _see(self, each: _Session) -> None:
         """Find out how far we have a session."""
         if not each.opened:
-            each.batch, known = await self._broker.there(partial(self._open, each))
+            each.batch, known = await self._broker.there(partial(self._promise, each))
             each.opened, each.bare = True, not known
 
     async def _count_open(self, connection: Connection, each: _Session, mine: Open) -> None:
@@ -472,8 +472,6 @@ class Intake:
         if each.claims.claimed:
             await self._confirm(connection, each)
         if each.known and each.claims.over and not each.over:
-            if each.ours:
-                await self._see(each)
             each.over = True
             claims = each.claims
             await self._broker.there(partial(self._finish, each, claims))
@@ -530,8 +528,10 @@ class Intake:
         cleaner = Cleaner(self._me, CLEANING)
         while True:
             await asyncio.sleep(CLEANING * (0.5 + random.random()))
-            with contextlib.suppress(Exception):  # another time, or another collector
+            try:
                 await cleaner.clean(connection)
+            except Exception as error:  # another time, or another collector
+                self._broker.trouble(BrokerError("clean", "the bucket", plain(error)[0]))
 
     async def _glance(self, connection: Connection, each: _Session) -> None:
         """Look at a session."""
@@ -563,26 +563,37 @@ class Intake:
         text = f"messages wait for collector {holder}, which took them and may have them"
         self.collector.say(f"{each.name}: {text}", "session_lost")
 
-    def _open(self, each: _Session) -> tuple[int, bool]:
-        """Open the store of a session; the number of the last batch that is safe in it, and whether a
-        checkpoint says that.
+    def _promise(self, each: _Session) -> tuple[int, bool]:
+        """The number of the last batch of a session that is safe here, and whether a checkpoint says that;
+        from now on one does. A capture is made with the first batch.
         """
-        assert each.entry is not None  # it was read
-        token = bytes.fromhex(each.session)
         keeper = self.collector.storage
-        about = {name: each.entry.about.get(name, "") for name in ("host", "kernel", "tool", "name")}
-        about |= {"identity": "", "origin": "", "transport": TRANSPORT}
-        remembered = keeper.remembered(token)
-        known = remembered is not None
-        if remembered is not None and remembered.done:
+        remembered = keeper.remembered(bytes.fromhex(each.session))
+        if remembered is not None:
             return remembered.next, True
-        keeper.promise(StoredSession(token, about), begun=False)
-        store, stored = keeper.open(token, about)
-        self.begun += not known
-        each.store, each.stored = store, stored
-        self.collector.tally.forget(token)
-        self.collector.say(f"{each.name} is written to {store.path_now}", "capture")
-        return stored.next, known
+        keeper.promise(StoredSession(bytes.fromhex(each.session), _about(each)), begun=False)
+        return 0, False
+
+    def _open(self, each: _Session) -> None:
+        """Open the store of a session."""
+        self._promise(each)  # its checkpoint may have been removed
+        each.store, each.stored = self.collector.storage.open(bytes.fromhex(each.session), _about(each))
+        self.begun += not each.stored.next
+        self.collector.tally.forget(each.stored.token)
+        self.collector.say(f"{each.name} is written to {each.store.path_now}", "capture")
+
+    def _kept(self, each: _Session) -> tuple[Store, StoredSession] | None:
+        """What is here of a session that is to end; None: nothing, or it has its ending."""
+        if each.store is not None and each.stored is not None:
+            return each.store, each.stored
+        keeper = self.collector.storage
+        remembered = keeper.remembered(bytes.fromhex(each.session))
+        if remembered is None or remembered.done:
+            return None
+        if not remembered.next:  # others took all that we might have taken
+            keeper.disregard(remembered)
+            return None
+        return keeper.open(remembered.token, remembered.about)
 
     @property
     def open(self) -> int:
@@ -636,10 +647,15 @@ class Intake:
 
     def _finish(self, each: _Session, claims: Claims) -> None:
         """Everything of a session is stored, here or by others of the group."""
-        store, stored = each.store, each.stored
-        if store is None or stored is None:
-            return
         keeper = self.collector.storage
+        try:
+            kept = self._kept(each)
+        except (CaptureError, CheckpointError) as error:
+            self.collector.note(str(error))
+            return
+        if kept is None:
+            return
+        store, stored = kept
         try:
             if not store.closed:
                 if len(claims.collectors) > 1 and self._me in claims.collectors:
@@ -658,18 +674,15 @@ class Intake:
 
     def _abandon(self, each: _Session) -> None:
         """The broker has forgotten a session before all of it was here: nobody knows what there was."""
-        keeper, token = self.collector.storage, bytes.fromhex(each.session)
         try:
-            store, stored = each.store, each.stored
-            if store is None or stored is None:
-                remembered = keeper.remembered(token)
-                if remembered is None or remembered.done:
-                    return
-                store, stored = keeper.open(token, remembered.about)
+            kept = self._kept(each)
+            if kept is None:
+                return
+            store, stored = kept
             store.unshare(stored)
-            keeper.finish(store, stored)
+            self.collector.storage.finish(store, stored)
             self.collector.tally.add(str(self._broker.address), store, stored, None)
-            keeper.forget(store)
+            self.collector.storage.forget(store)
         except (CaptureError, CheckpointError) as error:
             self.collector.note(str(error))
             return
@@ -701,6 +714,13 @@ class Intake:
                 keeper.forget(store)
             except KwireError as error:
                 self.collector.note(str(error))
+
+
+def _about(each: _Session) -> dict[str, str]:
+    """What a capture and its checkpoint say of a session's source."""
+    assert each.entry is not None  # it was read
+    about = {name: each.entry.about.get(name, "") for name in ("host", "kernel", "tool", "name")}
+    return about | {"identity": "", "origin": "", "transport": TRANSPORT}
 
 
 def identity(folder: str) -> str:
