@@ -5,6 +5,7 @@ configuration changes; `kwire verify` says the same of the captures.
 """
 
 import contextlib
+import http.client
 import json
 import re
 import signal
@@ -384,3 +385,26 @@ def test_by_a_broker(world: World, tmp_path: Path) -> None:
         collector.end()
     assert world.stored() == {"getppid": world.load.calls["getppid"], "getuid": 1000, "getgid": 1000}
     assert (told["lost"], told["sessions"]) == (0, 2)
+
+
+def test_what_has_ended_is_not_changed(world: World) -> None:
+    """A recording whose time is over waits for its collector: nothing is attached to it."""
+    more = {"seconds": 0.2, "metrics": "127.0.0.1:0"}
+    world.write(STAYS, **more)
+    agent = world.agent()
+    until(lambda: "metrics at" in agent.errors)
+    [place] = re.findall(r"metrics at http://(\S+)/metrics", agent.errors)
+
+    def ended() -> bool:
+        connection = http.client.HTTPConnection(place, timeout=20)
+        with contextlib.closing(connection):
+            connection.request("GET", "/readyz")
+            return connection.getresponse().read() == b"the recording has ended\n"
+
+    until(ended)
+    world.write(STAYS, COMES, **more)
+    assert "is read again; restart for the new probes\n" in agent.hup()
+    collector = world.collect()
+    assert agent.process.wait(60) == 0
+    collector.end()
+    assert world.stored() == {"getppid": 0}

@@ -449,7 +449,8 @@ class Agent(Courier):
         """All recordings that are not delivered, and the first."""
         self.past = Past()
         """What there is to say of the others."""
-        self._stopping = False
+        self.stopping = False
+        """Its recordings end, or have ended."""
         self._join(self.first)
 
     def _join(self, trace: Trace) -> None:
@@ -541,8 +542,8 @@ class Agent(Courier):
             self._end_all(why)
 
     def _end_all(self, why: str) -> None:
-        if not self._stopping:
-            self._stopping = True
+        if not self.stopping:
+            self.stopping = True
             for trace in list(self.traces):
                 trace.recording.end(why)
 

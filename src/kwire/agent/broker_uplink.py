@@ -348,6 +348,7 @@ class BrokerUplink:
     def _done(self) -> None:
         self.finished = True
         self.loop.cancel(self._overdue)
+        self._broker.leave(self._serve)
         self._cargo.done()
 
 

@@ -206,6 +206,11 @@ class Broker:
         if self._thread is not None:
             self.submit(lambda: self._join(serve))
 
+    def leave(self, serve: Serve) -> None:
+        """A user has all that it wanted: it is served no more on connections to come."""
+        if serve in self._users:
+            self._users.remove(serve)
+
     def renew(self, login: Login) -> None:
         """Be this one, which was loaded (`load`), from the next connection on."""
         self._login = login

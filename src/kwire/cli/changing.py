@@ -14,6 +14,7 @@ from kwire.agent.agent import Agent, Trace
 from kwire.agent.source import SourceSink
 from kwire.agent.uplink import Hold, MemoryHold, SpoolHold
 from kwire.cli import tracing
+from kwire.errors import KwireError
 from kwire.live import handing
 from kwire.live.processes import Processes
 from kwire.live.recorder import Recorder
@@ -31,7 +32,9 @@ class Changes:
 
     @property
     def question(self) -> tuple[dict[str, Any], list[int]]:
-        """What there is, and the map of processes that are traced."""
+        """What there is, and the map of processes that are traced; nothing where the recording has ended."""
+        if self._agent.stopping:
+            return {}, []
         tasks = [self._agent.recorder.tracer.maps["tasks"].fd] if self._follows else []
         return {**self._about, "keys": list(self._agent.keys)}, tasks
 
@@ -42,6 +45,8 @@ class Changes:
             tracer, folder = handing.taken(data, descriptors)
             recorder = Recorder.taken(tracer)
             try:
+                if agent.stopping:  # since it was asked
+                    raise KwireError("change", "probes", "the recording has ended")
                 sink = SourceSink(recorder.schemas, self._size)
                 new = Trace(agent.line, recorder, sink, self._hold(sink, folder), told["added"])
             except BaseException:
