@@ -55,6 +55,8 @@ begin {
   $b1 = buf("bytes of a buf", 14); $b2 = buf("bytes of a bug", 14); $d = memcmp($t, "help", 3);
   print(($b1 == $b1, $b1 == $b2, $b1 != $b2, $b1 == buf("b", 1), $d, memcmp($t, "help", 4)));
   $far = (uint64)kaddr("vfs_read") + 4; print(ksym($far)); @far = ksym($far); @at[ksym($far)] = 1;
+  $part = "ell"; $own = comm; $end = str($own, 3); print((strcontains($t, $part), strcontains($own, $t)));
+  if (strcontains($own, $end)) { print(strcontains($end, $own)); }
   assert($a == 0, "told");
 }
 end { @unset = 1; }
@@ -103,6 +105,8 @@ known
 he
 (true, false, true, false, 0, 1)
 vfs_read
+(true, false)
+false
 """
 
 LEFT = """@at[vfs_read]: 1

@@ -423,6 +423,9 @@ WRONG = [
     ('printf("%d", str(1, 2, 3))', "1:31-43: str was called with 3 arguments; write str(p), str(p, n)"),
     ("$x = printf", '1:23-29: printf is a function; call it: printf("format", …)'),
     ('$x = printf("a")', "1:23-34: printf gives no value; write it as a statement"),
+    ('$a = comm; $b = 1 && strcontains(comm, $a)',
+     "1:39-60: one text is looked for in another in a loop, which has no place behind a condition; "
+     "do it in a statement before"),
     ("unroll (200) { }", "1:26-29: unroll maximum value is 100"),
     ("$x = 1 / 0", "1:23-28: this divides by zero"),
     ('$x = pid ? "a" : 5', "1:23-36: one is a constant text, the other an s64; cast one of them"),

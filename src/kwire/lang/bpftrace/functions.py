@@ -11,9 +11,11 @@ from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import unready
 from kwire.lang.bpftrace.constants import constant, text_constant
 from kwire.lang.bpftrace.library import LIBRARY
+from kwire.lang.bpftrace.macros import expand
 from kwire.lang.bpftrace.maps import deleted, has_key
 from kwire.lang.builtins import STACK_LIMIT, STACKS_MOST
 from kwire.lang.errors import TextError
+from kwire.lang.forms import walk
 from kwire.lang.tree import Span
 from kwire.lang.types import STACK_MODES
 from kwire.wire.fields import TIMES
@@ -156,8 +158,31 @@ def strncmp(low: "Lowering", node: s.Call) -> tree.Expr:
 
 def strcontains(low: "Lowering", node: s.Call) -> tree.Expr:
     """Whether a text contains another."""
+    if text_constant(low, node.arguments[1]) is None and not _given_once(low, node.arguments[1]):
+        from kwire.lang.bpftrace import prelude  # most scripts do without
+
+        if not low.hoisting:
+            message = "one text is looked for in another in a loop, which has no place behind a condition"
+            raise TextError(node.span, message, "do it in a statement before")
+        [macro] = prelude.macros()["strcontains"]
+        found = expand(low, node, macro, wanted=True)
+        assert found is not None
+        return found
     text, part = (low.expression(one) for one in node.arguments)
     return tree.Match("contains", text, part, node.span)
+
+
+def _given_once(low: "Lowering", node: s.Expr) -> bool:
+    """Whether this is a variable that is given one text, which is known, and has no place in memory."""
+    if not isinstance(node, s.Var) or low.expanding:
+        return False
+    given: list[s.Expr | None] = []
+    for one in walk(low.probe.body):
+        if isinstance(one, s.Assign | s.Let) and one.target == node.replace(span=one.target.span):
+            given.append(one.value)
+        elif isinstance(one, s.AddressOf) and one.operand == node.replace(span=one.operand.span):
+            return False
+    return len(given) == 1 and isinstance(given[0], s.Str)
 
 
 def strftime(low: "Lowering", node: s.Call) -> tree.Expr:
