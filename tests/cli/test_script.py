@@ -503,6 +503,6 @@ def test_a_signal_is_sent_where_that_is_allowed(tmp_path: Path) -> None:
 
 
 def test_what_is_never_reached_is_told() -> None:
-    run = kwire("--dry-run", "-e", "begin { exit(); @++; if (1) { return; @--; } }")
+    run = kwire("--dry-run", "-e", "begin { exit(); @++; if (1) { return; @-- } }")
     assert run.stderr.count("WARNING: Unreachable statement") == 2
     assert "stdin:1:17-20: WARNING" in run.stderr

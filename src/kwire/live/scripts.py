@@ -145,13 +145,13 @@ PLACELESS: Final = (
 )
 
 
-def unreachable(script: Script) -> list[s.Stmt]:
+def unreachable(script: Script) -> list[s.Stmt | s.Expr]:
     """The statements that follow in their blocks what leaves these: exit(), return, break, continue."""
     blocks = (node for probe in script.probes for node in walk(probe.body) if isinstance(node, s.Block))
     return [
         behind
         for block in blocks
-        for one, behind in pairwise(block.body)
+        for one, behind in pairwise([*block.body, *([block.value] if block.value else [])])
         if isinstance(one, s.Jump)
         or (isinstance(one, s.Do) and isinstance(one.value, s.Call) and one.value.function == "exit")
     ]
