@@ -38,13 +38,34 @@ struct beside {
 	uint64_t given_count;
 };
 
-static int put(struct out *out, const void *from, uint64_t size)
+/* Copies few bytes, as pieces of a line are, without a call: its two ends as whole numbers, which may overlap. */
+static inline void copy(uint8_t *to, const uint8_t *from, uint64_t size)
+{
+	if (size > 32) {
+		memcpy(to, from, size);
+	} else if (size >= 16) {
+		memcpy(to, from, 16);
+		memcpy(to + size - 16, from + size - 16, 16);
+	} else if (size >= 8) {
+		memcpy(to, from, 8);
+		memcpy(to + size - 8, from + size - 8, 8);
+	} else if (size >= 4) {
+		memcpy(to, from, 4);
+		memcpy(to + size - 4, from + size - 4, 4);
+	} else if (size) {
+		to[0] = from[0];
+		to[size / 2] = from[size / 2];
+		to[size - 1] = from[size - 1];
+	}
+}
+
+static inline int put(struct out *out, const void *from, uint64_t size)
 {
 	if ((uint64_t)(out->end - out->p) < size) {
 		out->full = 1;
 		return 0;
 	}
-	memcpy(out->p, from, size);
+	copy(out->p, from, size);
 	out->p += size;
 	return 1;
 }
@@ -98,22 +119,53 @@ static int is_integer(const struct part *part)
 	return part->size == 1 || part->size == 2 || part->size == 4 || part->size == 8;
 }
 
-/* The digits of a number before digits[at], two at a time; none of 0. Gives where they begin. */
-static uint64_t decimal(uint8_t *digits, uint64_t at, uint64_t value)
+/*
+ * Puts down the eight digits of a number below 10^8, and gives how many zeros they begin with, 8 of 0. Fours, pairs
+ * and digits are parted side by side in one word, of which the lowest is the first.
+ */
+static inline uint64_t eight_digits(uint8_t *digits, uint32_t value)
 {
-	static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839404142"
-				    "43444546474849505152535455565758596061626364656667686970717273747576777879808182838485"
-				    "8687888990919293949596979899";
+	uint64_t word = value / 10000 | (uint64_t)(value % 10000) << 32, high;
 
-	for (; value >= 10; value /= 100)
-		memcpy(digits + (at -= 2), pairs + 2 * (value % 100), 2);
-	if (value)
-		digits[--at] = (uint8_t)('0' + value);
-	return at;
+	high = (word * 10486) >> 20 & 0x0000007f0000007fu; /* n / 100, for n below 10^4 */
+	word = high | (word - 100 * high) << 16;
+	high = (word * 103) >> 10 & 0x000f000f000f000fu; /* n / 10, for n below 100 */
+	word = high | (word - 10 * high) << 8;
+	uint64_t zeros = word ? (uint64_t)__builtin_ctzll(word) / 8 : 8;
+	word |= 0x3030303030303030u;
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+	word = __builtin_bswap64(word);
+#endif
+	memcpy(digits, &word, 8);
+	return zeros;
+}
+
+/* The digits of a number before digits[at], 24 of which are to write in; none of 0. Gives where they begin. */
+static inline uint64_t decimal(uint8_t *digits, uint64_t at, uint64_t value)
+{
+	for (; value >= 100000000; value /= 100000000)
+		eight_digits(digits + (at -= 8), (uint32_t)(value % 100000000));
+	at -= 8;
+	return at + eight_digits(digits + at, (uint32_t)value);
+}
+
+/* A number without a width, a sign or zeros of its own, as most are. */
+static int bare(struct out *out, int minus, uint64_t value)
+{
+	uint8_t digits[24];
+	uint64_t at = decimal(digits, sizeof digits, minus ? 0 - value : value);
+
+	if (!value)
+		digits[--at] = '0';
+	uint64_t size = (sizeof digits - at) & 31; /* it is 20 at most, which the compiler does not see */
+	return (!minus || put(out, "-", 1)) && put(out, digits + at, size);
 }
 
 static int integer(struct out *out, const struct part *part, uint64_t value)
 {
+	if (part->bits >= 64 && !(part->flags & ~(uint64_t)FLAG_SWAP) && !part->width && !part->precision &&
+	    (part->letter == 'd' || part->letter == 'u'))
+		return bare(out, part->letter == 'd' && value >> 63, value);
 	static const char low[] = "0123456789abcdef", high[] = "0123456789ABCDEF";
 	uint8_t digits[64], sign[4];
 	uint64_t mask = part->bits >= 64 ? ~(uint64_t)0 : ((uint64_t)1 << part->bits) - 1;

@@ -103,6 +103,18 @@ def test_lines_are_those_of_each_event(kit: Any, room: int, monkeypatch: pytest.
         assert mine[1].count(b"\n") == sum(len(block.times) for block in blocks)
 
 
+def test_numbers_of_every_length(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around each power of ten, where digits are made in eights and the first of them are left out."""
+    wide = [sign * (10**power + more) for power in range(19) for more in (-1, 0, 1) for sign in (1, -1)]
+    wide += [-(1 << 63), (1 << 63) - 1, 70_000_000, 10_203_040, 1_000_000_010_000_000_000]
+    schema = kit.schema(3, "kprobe:c", ALSO)
+    events = [kit.event(schema, 0, (one, True, b"abc", one % 1000 - 500, b"")) for one in wide]
+    block = Block(schema, kit.frames(*events), np.sort(np.array(wide, np.int64)), object())
+    mine = written([block], Tables([schema]))
+    monkeypatch.setattr(native, "rows_lines", None)
+    assert mine == written([block], Tables([schema]))
+
+
 def test_what_is_plain_is_made_in_c(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Names, addresses, arrays, hostile names of fields and hosts: none of them makes a row odd."""
     schema = kit.schema(1, 'kprobe:a(", %s %d")', host="h,ö", order="big")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-ROWS: Final = 1 << 14  # lines made together
+ROWS: Final = 1 << 13  # lines made together
 ROOM: Final = 4 << 20  # bytes of them
 WRITTEN: Final = 1 << 20  # characters of lines that are made one by one, written at a time
 REMEMBERED: Final = 1 << 12  # values of a field whose texts are remembered
@@ -151,7 +151,7 @@ class Lines:
             out.write("\n".join([*lines, ""]).encode())
 
     def _together(self, run: Run[Block]) -> Iterator[bytes | memoryview]:
-        """The lines of a run, in pieces."""
+        """The lines of a run, in pieces, each to be written before the next is asked for."""
         import numpy as np
 
         assert native.rows_lines is not None  # `write` has seen to it
@@ -168,7 +168,7 @@ class Lines:
             self._texts,
             given,
         )
-        count, first = len(of), 0
+        count, first, room = len(of), 0, memoryview(self._room)
         ends, odd = np.empty(count, np.uint64), np.empty(count, np.uint8)
         located = None
         while first < count:
@@ -177,7 +177,7 @@ class Lines:
             start = 0
             for place in strange:
                 stop = int(ends[place - 1]) if place else 0
-                yield bytes(self._room[start:stop])
+                yield room[start:stop]
                 start = stop
                 located = located or (of.tolist(), run.located()[1].tolist())
                 block, _ = run.stretches[located[0][first + place]]
@@ -185,7 +185,7 @@ class Lines:
                 values = shape.decode(block.frames.frame_bytes(located[1][first + place]))
                 yield (shape.one(int(run.times[first + place]), values) + "\n").encode()
             if done:
-                yield bytes(self._room[start : int(ends[done - 1])])
+                yield room[start : int(ends[done - 1])]
             first += done or 1  # a line that finds no room at all is made by itself
 
     def _given(
