@@ -48,7 +48,7 @@ HOLD_SMALL: Final = 8 << 20  # … of which so much may lie about before it is p
 MARKS: Final = 128  # places in a long chain of what waits, from which others are found …
 MARKED: Final = 8  # … and chains that have some at a time
 LYING: Final = 64  # streams whose bytes are remembered by where they lie
-BATCHES: Final = 6  # memories for what is found, of which all but one may be with who reads it
+BATCHES: Final = 8  # memories for what is found, of which all but one may be with who reads it
 OUT_ROOM: Final = OUT_FULL + RESERVE
 LIMIT: Final = FOUND_FULL + RESERVE // 8
 
@@ -364,6 +364,8 @@ class Memory:
         if len(self._batches) < BATCHES:
             with suppress(OSError):  # there may be no more room for addresses
                 self._batches.append(Batch())
+                with suppress(OSError):  # much is found: a fault for each small page would cost a tenth of it
+                    self._batches[-1].memory.madvise(mmap.MADV_HUGEPAGE)
                 return self._batches[-1]
         return None
 
