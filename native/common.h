@@ -155,8 +155,8 @@ static inline int header_sound(const uint8_t *ip, uint64_t size)
 	return ((sum & 0xffff) + (sum >> 16)) == 0xffff;
 }
 
-/* The length of the frame in data[offset, end) that strict reading finds nothing wrong with, else 0. */
-static inline uint32_t strict_length(const uint8_t *data, uint64_t offset, uint64_t end)
+/* The length of the frame in data[offset, end) with which nothing but perhaps its checksum is wrong, else 0. */
+static inline uint32_t length_unsummed(const uint8_t *data, uint64_t offset, uint64_t end)
 {
 	const uint8_t *frame = data + offset;
 	uint32_t length = frame_says(frame), type = frame_type(frame), flags = frame_flags(frame);
@@ -174,8 +174,17 @@ static inline uint32_t strict_length(const uint8_t *data, uint64_t offset, uint6
 		return 0;
 	if (trailer == 3 && (frame[length - 3] || length & 1))
 		return 0;
-	if (type == TYPE_KEEPALIVE && length != FRAME_HEADER + trailer)
-		return 0;
+	return type == TYPE_KEEPALIVE && length != FRAME_HEADER + trailer ? 0 : length;
+}
+
+/* The length of the frame in data[offset, end) that strict reading finds nothing wrong with, else 0. */
+static inline uint32_t strict_length(const uint8_t *data, uint64_t offset, uint64_t end)
+{
+	const uint8_t *frame = data + offset;
+	uint32_t length = length_unsummed(data, offset, end);
+
+	if (!length || !frame_flags(frame))
+		return length;
 	return checksum(frame, length - 2) == big16(frame + length - 2) ? length : 0;
 }
 

@@ -23,7 +23,8 @@ struct part {
 	uint32_t version, protocol;
 };
 
-static int sound(struct engine *e, const struct part *part)
+/* Whether the checksum is right of a datagram or segment with a header of so many bytes. */
+static int sound(struct engine *e, const struct part *part, uint64_t header)
 {
 	const uint8_t *p = part->data + part->at;
 	uint64_t size = part->end - part->at, addresses = part->version == 4 ? 4 : 16;
@@ -37,7 +38,9 @@ static int sound(struct engine *e, const struct part *part)
 		kw_remark(e, REMARK_CHECKSUM_NONE, 1);
 		return 1;
 	}
-	if (fold(sum_words(p, size) + whole) == 0xffff)
+	e->summed = p + header;
+	e->sum = sum_words(p + header, size - header);
+	if (fold(sum_words(p, header) + e->sum + whole) == 0xffff)
 		return 1;
 	if (!found || found == fold(whole) || found == fold(pseudo)) {
 		kw_remark(e, REMARK_CHECKSUM_OFFLOAD, 1);
@@ -77,7 +80,7 @@ static int transport(struct engine *e, struct part *part)
 		if (size > there)
 			return lacks(e, bad);
 	}
-	if (!e->cut && !sound(e, part))
+	if (!e->cut && !sound(e, part, size))
 		return stop(e, udp ? TROUBLE_BAD_UDP_CHECKSUM : TROUBLE_BAD_TCP_CHECKSUM);
 	if (e->cut)
 		kw_trouble(e, TROUBLE_PACKET_CUT, VARIANT_PLAIN, 0, 0, 0);
@@ -235,6 +238,7 @@ int kw_packet(struct engine *e, const struct row *row)
 	uint32_t kind;
 
 	e->cut = row->original > row->captured ? row->original - row->captured : 0;
+	e->summed = NULL;
 	switch (row->link) {
 	case LINK_USER0:
 		return kw_raw(e, p, size);

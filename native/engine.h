@@ -170,6 +170,8 @@ struct engine {
 	uint64_t hold_start, hold_used, hold_wrap, hold_live, stream_held, data_held;
 	/* the packet being taken */
 	uint64_t troubles, before_frames, before_troubles, busy, cut;
+	const uint8_t *summed; /* a payload of which all words are summed up in `sum`; NULL: there is none */
+	uint64_t sum;
 	uint64_t letting_go; /* the flow whose streams are next to give up what they wait for, 0: none */
 	uint64_t evicting;   /* the flow that was silent for longest is being let go of */
 	struct marks marks[MARKED];

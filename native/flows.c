@@ -140,6 +140,19 @@ static int shaped(const uint8_t *p, uint64_t size)
 	return 1;
 }
 
+/*
+ * The same as strict_length for the payload that was summed up for its datagram, if the frame fills it. Of a checksum
+ * of 0xffff a sum does not tell whether it should be 0.
+ */
+static uint32_t whole_length(const struct engine *e, const uint8_t *p, uint64_t size)
+{
+	uint32_t length = length_unsummed(p, 0, size);
+
+	if (p != e->summed || length != size || length & 1 || !frame_flags(p) || big16(p + length - 2) == 0xffff)
+		return strict_length(p, 0, size);
+	return fold(e->sum) == 0xffff ? length : 0;
+}
+
 /* Goes on with the frames that fill a datagram; all of them are looked at, sound or not. */
 static int whole(struct engine *e)
 {
@@ -149,7 +162,7 @@ static int whole(struct engine *e)
 	while (w->at < w->n) {
 		const uint8_t *p = w->p + w->at;
 		uint64_t left = w->n - w->at;
-		uint32_t length = left < FRAME_HEADER ? 0 : strict_length(p, 0, left);
+		uint32_t length = left < FRAME_HEADER ? 0 : whole_length(e, p, left);
 		if (length) {
 			w->at += length;
 			if (kw_top_frame(e, w->flow, w->side, p, length))

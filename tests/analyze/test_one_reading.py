@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kwire.analyze import export, source
+from kwire.analyze import export, perfetto, source
 from kwire.analyze.source import Source
 
 FIELDS = (("pid", "u32", 1, ""), ("comm", "str", 1, ""))
@@ -99,7 +99,7 @@ def test_exports(
     monkeypatch: pytest.MonkeyPatch,
     request: Any,
 ) -> None:
-    """CSV, Arrow and Parquet: rows, columns, and what is told of the capture wherever the file does."""
+    """CSV, traces, Arrow, Parquet: rows, columns, and what is told of the capture wherever the file does."""
     pa = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -107,7 +107,7 @@ def test_exports(
         out = tmp_path / name
         status, _, error = kwire("export", late, "-o", str(out))
         assert status == 0, error
-        if out.suffix == ".csv":
+        if out.suffix in (".csv", ".json"):
             return (out.read_bytes(),)
         if out.suffix == ".parquet":
             table, told = parquet.read_table(out), parquet.read_metadata(out).metadata[b"kwire"]
@@ -119,19 +119,46 @@ def test_exports(
         with pa.ipc.open_file(out) as reader:
             return json.loads(early), json.loads(reader.schema.metadata[b"kwire"]), reader.read_all()
 
-    expected = made("known.csv"), made("known.arrow"), made("known.parquet")
+    expected = made("known.csv"), made("known.arrow"), made("known.parquet"), made("known.json")
     assert expected[1][0] == expected[1][1]
     monkeypatch.setattr(source, "HELD", 0)
     monkeypatch.setattr(export, "SLACK", slack)
     monkeypatch.setattr(export, "COUNT", 20 if slack else 0)
-    for name, known in zip(("new.csv", "new.arrow", "new.parquet"), expected, strict=True):
+    names = "new.csv", "new.arrow", "new.parquet", "new.json"
+    for name, known in zip(names, expected, strict=True):
         readings.clear()
         assert made(name) == known
         case = request.node.callspec.id
-        several = "another probe" in case or (name != "new.csv" and "another host" in case)
-        if (slack or name == "new.parquet") and not several:
+        several = "another probe" in case or (name in ("new.arrow", "new.parquet") and "another host" in case)
+        if (slack or name != "new.arrow") and not several:
             assert len(readings) == 1
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
+
+
+def test_a_trace_begins_at_its_oldest_event(
+    kit: Any, kwire: Any, tmp_path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that comes after others, further away than events are put in order."""
+    schemas = [kit.schema(1, "kprobe:opened", FIELDS), kit.schema(2, "kprobe:closed", FIELDS)]
+    items = [
+        kit.event(schema, kit.monotonic + at * 1000, (at, b"task"))
+        for at, schema in ((7, schemas[0]), (3, schemas[1]))
+    ]
+    path, out = kit.write(tmp_path / "old.pcapng", schemas, items), tmp_path / "out.json"
+
+    def as_they_come(blocks: Any) -> Any:
+        return ((block, at, int(time)) for block in blocks for at, time in enumerate(block.times))
+
+    monkeypatch.setattr(perfetto, "ordered", as_they_come)
+    assert kwire("export", str(path), "-o", str(out))[0] == 0
+    known = out.read_bytes()
+    monkeypatch.setattr(source, "HELD", 0)
+    readings.clear()
+    assert kwire("export", str(path), "-o", str(out))[0] == 0
+    assert out.read_bytes() == known
+    assert len(readings) > 1
+    times = [event["ts"] for event in json.loads(known)["traceEvents"] if "ts" in event]
+    assert sorted(times) == [0, 4]
 
 
 def test_what_is_no_file_is_known_first(late: str, kwire: Any, readings: list[str]) -> None:

@@ -278,7 +278,9 @@ def _ndjson(export: Export, out: Any) -> None:
 def _trace(export: Export, out: Any) -> None:
     from kwire.analyze.perfetto import write
 
-    write(export.blocks, export.holes, export.summary.begins, out)
+    begins = export.summary.begins if export.summary.read else None
+    if write(export.blocks, export.holes, begins, out) != export.summary.begins:
+        raise UnforeseenError  # an older event came late
 
 
 #: Name → format.
@@ -290,7 +292,9 @@ FORMATS: Final[dict[str, Format]] = {
     "ndjson": Format(
         (".ndjson", ".jsonl"), "the objects of kwire show --json, one a line", _ndjson, Needs.NOTHING
     ),
-    "trace": Format((".json", ".trace"), "Chrome trace events, for Perfetto and chrome://tracing", _trace),
+    "trace": Format(
+        (".json", ".trace"), "Chrome trace events, for Perfetto and chrome://tracing", _trace, Needs.TABLES
+    ),
 }
 
 

@@ -9,6 +9,7 @@ OPEN calls wait for their ends.
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from typing import IO, Any, Final
 
 from kwire.analyze.call_pairs import role
@@ -33,12 +34,13 @@ CONTEXT: Final = ("pid", "tid", "cpu", "comm")
 class _Probe:
     """What turns the events of one schema into entries."""
 
-    __slots__ = ("decode", "host", "line", "name", "places", "role", "schema", "tails")
+    __slots__ = ("decode", "host", "instant", "line", "name", "places", "role", "schema", "tails")
 
     def __init__(self, schema: Schema, host: int) -> None:
         self.schema, self.host = schema, host
         self.role = role(schema)
         self.name = self.role.name if self.role else schema.probe.split("(", 1)[0].split(":", 1)[-1]
+        self.instant = _head("i", self.name, schema.kind)
         self.decode = schema.decoder()
         self.line = JsonLines().event(schema)
         names = [field.name for field in schema.fields]
@@ -86,20 +88,20 @@ class _Writer:
         if cut:
             args = f'{args[:-1]},"(cut)":{json.dumps(cut)}}}'
         if probe.role is None:
-            self._instant(probe, probe.name, time, pid, tid, args)
+            self._instant(probe.instant, time, pid, tid, args)
             return
         key = (pid, tid, probe.role.key)
         if probe.role.begins:
             calls = self._open.setdefault(key, [])
             if len(calls) >= DEPTH or self._calls >= OPEN or self._waiting + len(args) > WAITING:
-                self._instant(probe, probe.name, time, pid, tid, args)
+                self._instant(probe.instant, time, pid, tid, args)
                 return
             calls.append((time, args))
             self._calls, self._waiting = self._calls + 1, self._waiting + len(args)
             return
         calls = self._open.get(key, [])
         if not calls:
-            self._instant(probe, f"{probe.name} ends", time, pid, tid, args)
+            self._instant(_head("i", f"{probe.name} ends", probe.schema.kind), time, pid, tid, args)
             return
         begin, before = calls.pop()
         self._calls, self._waiting = self._calls - 1, self._waiting - len(before)
@@ -108,8 +110,8 @@ class _Writer:
         more = f',"dur":{_micro(time - begin)},"args":{{"begin":{before},"end":{args}}}'
         self._entry("X", probe.name, "call", begin, pid, tid, more)
 
-    def _instant(self, probe: _Probe, name: str, time: int, pid: int, tid: int, args: str) -> None:
-        self._entry("i", name, probe.schema.kind, time, pid, tid, f',"s":"t","args":{args}')
+    def _instant(self, head: str, time: int, pid: int, tid: int, args: str) -> None:
+        self._put(f'{head}{_micro(time - self._origin)},"pid":{pid},"tid":{tid},"s":"t","args":{args}}}')
 
     def lost(self, hole: Missing) -> None:
         """Write a hole as an instant over everything; one whose time is not known stands at the beginning."""
@@ -166,9 +168,8 @@ class _Writer:
         self._put(f'{{"ph":"M","name":"{what}","pid":{pid},"tid":{tid},"args":{args}}}')
 
     def _entry(self, phase: str, name: str, kind: str, time: int, pid: int, tid: int, more: str) -> None:
-        what = f'"name":{json.dumps(name)},"cat":{json.dumps(kind)}'
-        when = f'"ts":{_micro(time - self._origin)},"pid":{pid},"tid":{tid}'
-        self._put(f'{{"ph":"{phase}",{what},{when}{more}}}')
+        when = f'{_micro(time - self._origin)},"pid":{pid},"tid":{tid}'
+        self._put(f"{_head(phase, name, kind)}{when}{more}}}")
 
     def _put(self, line: str) -> None:
         self._lines.append(line)
@@ -192,14 +193,21 @@ class _Writer:
         self.flush()
 
 
-def write(blocks: Iterable[Block], holes: Iterable[Missing], origin: int, out: IO[bytes]) -> None:
-    """Write the events of blocks, then what is lost, as a trace that begins at `origin` (wall-clock ns)."""
+def write(blocks: Iterable[Block], holes: Iterable[Missing], origin: int | None, out: IO[bytes]) -> int:
+    """Write the events of blocks, then what is lost, as a trace that begins at `origin` (wall-clock ns).
+
+    None: at the first event, which is the oldest as far as `order` reaches. Gives where it begins.
+    """
+    events = ordered(blocks)
+    first = next(events, None)
+    if origin is None:
+        origin = 0 if first is None else first[2]
     head = {"clock": "wall", "first_event_ns": origin, "source": "kwire"}
     out.write(f'{{"displayTimeUnit":"ns","otherData":{json.dumps(head)},"traceEvents":[\n'.encode())
     writer = _Writer(out, origin)
     probes: dict[int, _Probe] = {}
     hosts: dict[str, int] = {}
-    for block, index, time in ordered(blocks):
+    for block, index, time in chain([] if first is None else [first], events):
         probe = probes.get(id(block.schema))
         if probe is None:
             host = hosts.setdefault(block.schema.host, len(hosts))
@@ -209,6 +217,12 @@ def write(blocks: Iterable[Block], holes: Iterable[Missing], origin: int, out: I
         writer.lost(hole)
     writer.finish()
     out.write(b"\n]}\n")
+    return origin
+
+
+def _head(phase: str, name: str, kind: str) -> str:
+    """An entry up to its time."""
+    return f'{{"ph":"{phase}","name":{json.dumps(name)},"cat":{json.dumps(kind)},"ts":'
 
 
 def _micro(ns: int) -> str:

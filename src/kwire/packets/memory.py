@@ -253,6 +253,8 @@ class State(ctypes.Structure):
                 "before_troubles",
                 "busy",
                 "cut",
+                "summed",
+                "sum",
                 "letting_go",
                 "evicting",
             )
