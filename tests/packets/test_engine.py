@@ -21,7 +21,7 @@ from kwire import native
 from kwire.capture import pcapng
 from kwire.packets import engine, memory, network, open, walk
 from kwire.wire.control import Hello, Role, Welcome
-from kwire.wire.frame import Flag, Type, build
+from kwire.wire.frame import Flag, Type, build, checksum
 from kwire.wire.messages import Lost
 
 pytestmark = pytest.mark.skipif(native.library is None, reason="the C walkers were not built")
@@ -424,6 +424,24 @@ def test_bytes_that_were_given_are_known_when_their_packets_are_gone(
         data[:] = bytes(len(data))
     list(one.finish())
     assert one.found["TCP_CONFLICT"].count == (many + 1) // 2
+
+
+@pytest.mark.parametrize("written", [b"\0\0", b"\xff\xff", b"\0\1"])
+@pytest.mark.parametrize("summed", [True, False])
+def test_a_frame_of_checksum_zero(
+    net: Any, monkeypatch: pytest.MonkeyPatch, written: bytes, summed: bool
+) -> None:
+    """By the sum of the datagram, which it fills, a checksum of 0 and one of 0xffff look the same."""
+    frame = bytearray(net.data(1, net.event(3), flags=Flag.CHECKSUM))
+    field = int.from_bytes(frame[20:22], "big") + int.from_bytes(frame[-2:], "big")
+    frame[20:22] = ((field & 0xFFFF) + (field >> 16)).to_bytes(2, "big")  # in the event's time
+    assert checksum(bytes(frame[:-2])) == 0
+    datagrams = [net.udp(one) for one in (net.data(0, net.event(1)), bytes(frame[:-2]) + written)]
+    if not summed:
+        datagrams = [one[:6] + bytes(2) + one[8:] for one in datagrams]
+    mine, theirs = both(net.pcap([net.ethernet(net.ipv4(one)) for one in datagrams]), monkeypatch)
+    assert mine == theirs
+    assert mine["counts"][1] == 1 + (written == b"\0\0")
 
 
 def test_structures_are_those_of_the_library() -> None:
