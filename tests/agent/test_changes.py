@@ -7,6 +7,7 @@ configuration changes; `kwire verify` says the same of the captures.
 import contextlib
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
@@ -271,14 +272,23 @@ def test_a_mistake_leaves_all_as_it_is(world: World) -> None:
     assert world.stored() == {"getppid": 1000}
 
 
-def test_two_signals_at_once(world: World) -> None:
-    """What is new is attached once."""
+def test_signals_that_come_while_it_reads(world: World) -> None:
+    """What is new is attached once: the questions after the first know it."""
     world.write(STAYS)
     collector, agent = world.collect(), world.agent()
+    status = Path(f"/proc/{agent.process.pid}/status")
+    children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children")
+    reads = [int(pid) for pid in children.read_text().split()]
     world.write(STAYS, COMES)
-    agent.hup(5)
-    until(lambda: "new probe" in agent.errors)
-    assert "is read again\n" in agent.hup()
+    for pid in reads:
+        os.kill(pid, signal.SIGSTOP)
+    for _ in range(3):
+        agent.process.send_signal(signal.SIGHUP)
+        until(lambda: "ShdPnd:\t0000000000000000" in (text := status.read_text()) and "\tS (sleep" in text)
+    for pid in reads:
+        os.kill(pid, signal.SIGCONT)
+    until(lambda: agent.errors.count("is read again") + agent.errors.count("more line") >= 2)
+    assert "is read again" in agent.hup()
     world.load.call("getppid", "getgid")
     told = agent.end()
     collector.end()
