@@ -335,6 +335,7 @@ def meaning(function: Function, context: list[int], cpu: int) -> int:
             values[one.dst] = signed(found, 64)
         end = block.end
         if isinstance(end, Exit):
+            assert end.value is not None
             return of(end.value) & MASK
         if isinstance(end, Branch):
             block = end.then if decide(end.condition, of(end.a), of(end.b)) else end.otherwise

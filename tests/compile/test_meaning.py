@@ -100,7 +100,7 @@ def in_kernel(made: Compiled, context: bytes | None) -> tuple[list[dict[str, Any
                 reader.release()
             counts = maps["counts"].lookup(bytes(4))
             assert counts is not None
-            return found, sum(struct.unpack_from("<Q", counts, 64 * cpu + 40)[0] for cpu in range(cpus))
+            return found, sum(struct.unpack_from("<Q", counts, 64 * (cpu + 1) + 40)[0] for cpu in range(cpus))
     finally:
         for one in maps.values():
             one.close()
@@ -134,7 +134,7 @@ def machine_faults(machine: vm.Machine) -> int:
     """How many events the interpreter noted a failed read for."""
     counts = machine.maps["counts"]
     assert isinstance(counts, vm.ArrayMap)
-    return int(struct.unpack_from("<Q", counts.value(), 40)[0])
+    return int(struct.unpack_from("<Q", counts.value(), 64 + 40)[0])
 
 
 class Edge:

@@ -203,7 +203,7 @@ body1:
     store 4 [key.3+0] %15
     %16 = and %15 1
     %17 = lsh %16 6
-    %18 = mapval counts.0
+    %18 = mapval counts.64
     %19 = add %18 %17
     %20 = load 8 [%19+0]
     %21 = add %20 1
@@ -252,6 +252,38 @@ def test_a_whole_program() -> None:
     )  # fmt: skip
     assert renumbered(compiled.ir) == renumbered(GETPPID)
     assert not compiled.image.btf  # nobody wrote this program
+
+
+def test_what_is_noted_for_nobody_is_not_noted() -> None:
+    map = c.Map("m", "hash", (t.U64,), t.U64, 64)
+    behind = c.MapSet(map, (const(1),), (load(ARGUMENT, 8),), SPAN)
+    program = build(load(ARGUMENT, 0))
+    assert "[faults" in program.ir
+    where = Site("rawtracepoint", "x", (Param("a", POINTER, Argument(0)),))
+    made = c.Program("x", where, Source("x", ""), (), (), None, (behind,), SPAN)
+    arch = named("x86_64")
+    counted = compile_probe(made, id=1, spec="x", probes=1, cpus=2, tasks=False, arch=arch, explain=True)
+    assert "read kernel 8@8" in counted.ir
+    assert "[faults" not in counted.ir
+
+
+def test_reads_of_one_page_need_no_other_way() -> None:
+    def at(address: int) -> c.Load:
+        return load(c.Const(address, POINTER, SPAN), 0)
+
+    assert reads(build(at(0x10FE8), at(0x10FF0), at(0x10FF8))) == ["24@4072"]
+    assert reads(build(at(0x10FF8), at(0x11000))) == ["8@4088", "8@0"]
+
+
+def test_constants_wanted_often_stay_in_registers() -> None:
+    map = c.Map("m", "hash", (t.U64,), t.U64, 64)
+    key = (load(ARGUMENT, 0),)
+    body = tuple(c.MapDelete(map, key, SPAN) for _ in range(3))
+    made = build(PID, body=body)
+    assert made.ir.count("keep map:@m") == 1
+    assert re.search(r"call map_delete_elem %\d+ ", made.ir)
+    twice = build(PID, body=body[:2])
+    assert "keep map:@m" not in twice.ir
 
 
 def test_events_leave_by_one_subprogram_where_there_are_several() -> None:

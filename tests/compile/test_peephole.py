@@ -64,3 +64,14 @@ def test_what_may_have_changed_is_loaded_again() -> None:
         assert text(spared(items)) == text(items)
     kept: list[Item] = [load, asm.st("w", R10, 1, -8), asm.st("dw", R10, 1, -24), load, asm.exit_()]
     assert len(text(spared(kept))) == 4, "their neighbours are others"
+
+
+def test_numbers_are_held_and_what_was_loaded_is_not_stored_where_it_is() -> None:
+    one, add = asm.mov64(R5, 1), asm.atomic("add", "dw", R1, R5, 0)
+    same([one, add, one, add, asm.exit_()], one, add, add, asm.exit_())
+    kept: list[Item] = [one, asm.atomic("add", "dw", R1, R5, 0, fetch=True), one, asm.exit_()]
+    assert len(text(spared(kept))) == 4
+    load, store = asm.ldx("dw", R5, R10, -16), asm.stx("dw", R10, R5, -16)
+    same([load, store, asm.exit_()], load, asm.exit_())
+    other: list[Item] = [load, asm.stx("dw", R10, R5, -24), asm.exit_()]
+    assert len(text(spared(other))) == 3

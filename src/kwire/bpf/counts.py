@@ -13,12 +13,23 @@ FIELDS = (
     "read_faults",
     "skipped",
 )
-"""The u64 counters of a probe on one CPU, in their order; the rest of the slot is reserved."""
+"""The u64 counters of a probe on one CPU, in their order."""
 
 ATTEMPTS, REFUSED, FIRST, LAST, TOO_LONG, FAULTS, SKIPPED = range(len(FIELDS))
 
+USERS = len(FIELDS)
+"""The word behind them: how many threads use the memory that the program of this probe, the first of those
+that share one, has on this CPU (`compile.emission.claim`).
+"""
+
 SLOT_SIZE = 64
 """Bytes of one probe's counters on one CPU: a cache line, so that CPUs do not disturb each other."""
+
+
+def counts_size(probes: int, cpus: int) -> int:
+    """Bytes of the map's value: that of probe n (from 1) on a CPU (from 0) is slot cpu * probes + n."""
+    return (probes * cpus + 1) * SLOT_SIZE
+
 
 ASKED = "asked"
 """The map with the number that says whether a program has asked for the end of the trace."""

@@ -30,6 +30,7 @@ from kwire.compile.ir import (
     end_values,
     values_of,
 )
+from kwire.compile.kept_constants import keep_constants
 from kwire.compile.layout import CompileError
 
 STACK_SIZE = 512
@@ -71,6 +72,7 @@ class Allocator:
     __slots__ = (
         "active",
         "apart",
+        "becomes",
         "calls",
         "feeds",
         "function",
@@ -91,6 +93,7 @@ class Allocator:
         self.short: set[Value] = set()  # used by the next instruction and nothing else
         self.feeds: dict[Value, Value] = {}  # a value → what an instruction makes of it in its place
         self.apart: dict[Value, list[Value]] = {}  # a result → operands that it is not made in place of
+        self.becomes: dict[Value, Value] = {}  # a value → the parameter of a block it is passed to
         self.active: list[Value] = []
         self.noted: dict[Value, int] = {}  # what is loaded of a slot for which a register stands
         self.slots: dict[Slot, Live] = {}
@@ -125,6 +128,7 @@ class Allocator:
                         mates = self.live.setdefault(param, Live(-1)).prefer
                         self.live[arg].prefer += mates
                         mates.append(arg)
+                        self.becomes[arg] = param
                         if block.end.target in starts:  # this leads back, so there it has one first
                             self.live[arg].prefer.insert(0, param)
         self.last = position
@@ -237,6 +241,23 @@ class Allocator:
             else:
                 self._spill(value, wanted)
 
+    def follow(self) -> None:
+        """What becomes a value in its place is made in that one's register, where something else had that one
+        and was spilled then.
+        """
+        lives = self.lives()
+        for value in self.order:
+            if value.reg != 0 or value not in self.feeds:
+                continue
+            last = value
+            while last in self.short and last in self.feeds:
+                last = self.feeds[last]
+            start, end = self.live[value].start, self.live[last].start
+            if last.reg in self.saved and not any(
+                reg == last.reg and begin < end and stop >= start for reg, begin, stop in lives
+            ):
+                value.reg = last.reg
+
     def keep_results(self) -> None:
         """Leave results of calls, and the parameters of blocks they are passed to, in r0 where nothing else
         wants it meanwhile.
@@ -266,7 +287,7 @@ class Allocator:
         there = [(self.live[one].start, self.live[one].end) for one in self.order if one.reg == 0]
         for value in wanted:
             live = self.live[value]
-            if value.reg == 0 or live.start == live.end:
+            if value.reg == 0 or live.start == live.end or self._stays(value):
                 continue
             after = bisect_right(taken, live.start)
             if after < len(taken) and taken[after] < live.end:
@@ -278,15 +299,33 @@ class Allocator:
             value.reg, value.slot = 0, None
             there.append((live.start, live.end))
 
+    def _stays(self, value: Value) -> bool:
+        """Whether it is passed on in its own register, which calls leave as it is."""
+        param = self.becomes.get(value)
+        return param is not None and param.reg == value.reg and value.reg in self.saved
+
+    def _crosses(self, live: Live) -> bool:
+        """Whether a call is made while something is needed."""
+        after = bisect_right(self.calls, live.start)
+        return after < len(self.calls) and self.calls[after] < live.end
+
     def _registers(self, value: Value, live: Live) -> list[int]:
         """The registers this value may have, the best first."""
-        after = bisect_right(self.calls, live.start)
-        crossing = after < len(self.calls) and self.calls[after] < live.end
+        crossing = self._crosses(live)
         allowed = self.saved if crossing else (*CALLER_SAVED, *self.saved)
+        param = self.becomes.get(value)
+        if param is not None and not crossing and self._crosses(self.live[param]):
+            wanted = [other.reg for other in live.prefer if other.reg in self.saved]
+            return [*wanted, *self.saved, *CALLER_SAVED]  # it would have to be moved there
         first: list[int] = []
         if live.hint in allowed:
             first.append(live.hint)
         first += [other.reg for other in live.prefer if other.reg in allowed]
+        last = value
+        while last in self.feeds and self.live[self.feeds[last]].start == self.live[last].end:
+            last = self.feeds[last]
+        if last is not value and not crossing and self._crosses(self.live[last]) and value not in self.short:
+            return [*self.saved, *CALLER_SAVED]  # it becomes one that calls leave as it is
         last = value
         while last in self.short and last in self.feeds:
             last = self.feeds[last]
@@ -313,6 +352,11 @@ class Allocator:
         live = self.slots[slot] = Live(self.live[victim].start)
         live.end = self.live[victim].end
         victim.slot = slot
+
+    def lives(self) -> list[tuple[int, int, int]]:
+        """Which registers are taken from where to where."""
+        found = ((one.reg, self.live[one].start, self.live[one].end) for one in self.order)
+        return [life for life in found if life[0] in self.saved]
 
     def _cost(self, value: Value) -> tuple[int, int, int]:
         live = self.live[value]
@@ -382,8 +426,10 @@ def allocate(function: Function, name: str, most: int = STACK_SIZE) -> int:
     allocator = Allocator(function)
     allocator.number()
     allocator.scan()
+    allocator.follow()
     allocator.keep_results()
     size = allocator.frame()
+    keep_constants(function, allocator.saved, allocator.lives())
     if size > most:
         raise StackError(name, size, most)
     return size

@@ -6,17 +6,18 @@ each shape of event, describe exactly the records that the image emits. Two prog
 compile to the same instructions with `cookie=True`.
 """
 
+from collections.abc import Iterable
+
 from kwire.bpf import insn as isa
 from kwire.bpf.arch import Arch
 from kwire.bpf.asm import bridged, link
-from kwire.bpf.counts import ASKED, SLOT_SIZE
+from kwire.bpf.counts import ASKED, counts_size
 from kwire.bpf.image import Image, Line, MapSpec
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
 from kwire.btf.members import locate
 from kwire.compile import verify
 from kwire.compile.allocate import STACK_SIZE, StackError, allocate, note_in_register
 from kwire.compile.builder import OTHER_SOURCE
-from kwire.compile.emission import USERS
 from kwire.compile.expressions import Options
 from kwire.compile.ir import Function, Module, dump
 from kwire.compile.layout import CompileError, Layout, layout, schema
@@ -24,7 +25,7 @@ from kwire.compile.loops import NONE
 from kwire.compile.lower import fits_stack, lower, scratch_stride
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
-from kwire.compile.read_coalescing import join_reads
+from kwire.compile.read_coalescing import drop_unheard, join_reads
 from kwire.compile.scratch import ROOM, move_out
 from kwire.compile.select import Selected, select
 from kwire.compile.shape import layout_key
@@ -32,6 +33,7 @@ from kwire.compile.slots import share_slots
 from kwire.hints import TYPE_CHECKING
 from kwire.kinds import KINDS
 from kwire.lang import checked
+from kwire.lang.forms import walk
 from kwire.lang.tree import Span
 from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema, event_spec
@@ -43,6 +45,7 @@ __all__ = [
     "CompileError",
     "Compiled",
     "compile_probe",
+    "fits_any_ring",
     "layout_key",
     "pid_fields",
     "probe_schemas",
@@ -52,6 +55,8 @@ __all__ = [
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
 TASKS_MOST = 65536
 RING_SIZE = 1 << 20
+RING_HEADER = 8  # bytes that the kernel puts before each record
+RING_SURE = 2048  # bytes that an empty ring surely has room for: the smallest is a page
 
 
 class Compiled(NamedTuple):
@@ -80,6 +85,7 @@ def compile_probe(
     namespace: PidNamespace | None = None,
     loops: int = NONE,
     ends: bool = False,
+    room: bool = False,
     ring_size: int = RING_SIZE,
     explain: bool = False,
 ) -> Compiled:
@@ -93,7 +99,8 @@ def compile_probe(
     save a good part of an event's cost (without them pid and comm come from helpers); `namespace`: the
     pid namespace in which `pid`, `tid` and `ppid` are told, not the first one's (takes `task`); `loops`:
     which loops are called by `bpf_loop` (`compile.loops`); `ends`: whether a probe of the unit asks for the
-    end of the trace, after which none does anything; `ring_size`: of the rings, in bytes, for whoever
+    end of the trace, after which none does anything; `room`: the ring surely has room for all that it emits
+    (`fits_any_ring`); `ring_size`: of the rings, in bytes, for whoever
     creates maps from the image; `explain`: fill `Compiled.ir`.
 
     Raises `CompileError` when the program does not fit: the record, the stack, the jumps; `LanguageError` for
@@ -108,6 +115,8 @@ def compile_probe(
     # Those at its begin and end run once, and whole; an iterator comes to all objects.
     if ends and kind.place != "trace" and kind.context != "objects":
         options = options._replace(ends=True)
+    if room and kind.place == "trace":
+        options = options._replace(room=True)
     on_stack, roomy = any(map(fits_stack, placed)), False
     while True:
         try:
@@ -124,6 +133,18 @@ def compile_probe(
     image = _image(program, made.module.functions, select(made.module), maps, cookie)
     described = probe_schemas(program, id=id, spec=spec, arch=arch)
     return Compiled(image, described, "".join(map(dump, made.module.functions)) if explain else "")
+
+
+def fits_any_ring(programs: Iterable[checked.Program]) -> bool:
+    """Whether all that these programs emit, which run once and with an empty ring, fits the smallest ring."""
+    size = 0
+    for program in programs:
+        nodes = [node for statement in program.body for node in walk(statement)]
+        if any(isinstance(node, checked.Loop | checked.Each) for node in nodes):
+            return False
+        placed = _layouts(program)
+        size += sum(placed[node.shape].most + RING_HEADER for node in nodes if isinstance(node, checked.Emit))
+    return size <= RING_SURE
 
 
 class _Made(NamedTuple):
@@ -148,6 +169,7 @@ def _make(
         _checked(function, "optimize")
         if function in lowered.faults:
             join_reads(function, lowered.faults[function])
+            drop_unheard(function, lowered.faults[function])
             _checked(function, "join_reads")
             note_in_register(function, lowered.faults[function])
         share_slots(function)
@@ -188,7 +210,7 @@ def _maps(
     maps = [
         ring,
         MapSpec("rings", "array_of_maps", 4, 4, options.cpus, 0, ring),
-        MapSpec("counts", "array", 4, options.cpus * options.probes * SLOT_SIZE, 1, MMAPABLE),
+        MapSpec("counts", "array", 4, counts_size(options.probes, options.cpus), 1, MMAPABLE),
     ]
     maps.append(MapSpec(ASKED, "array", 4, 8, 1, MMAPABLE))
     if options.tasks:
@@ -199,8 +221,6 @@ def _maps(
         if stride:
             maps.append(MapSpec(name, "array", 4, options.cpus * stride, 1))
     own = program.maps().values()
-    if options.claims:
-        maps.append(MapSpec(USERS, "array", 4, options.cpus * SLOT_SIZE, 1))
     if own:
         from kwire.compile.maps import specs  # most programs do without
 

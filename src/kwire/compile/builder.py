@@ -15,14 +15,15 @@ OTHER_SOURCE = 1 << 30
 class Builder:
     """Appends instructions to `block` of `function`. `block` is None where the program cannot get to."""
 
-    __slots__ = ("block", "done", "function", "prologue", "shift", "span")
+    __slots__ = ("block", "done", "exit_value", "function", "prologue", "shift", "span")
 
-    def __init__(self, exit_value: int, function: Function | None = None) -> None:
+    def __init__(self, exit_value: int | None, function: Function | None = None) -> None:
         self.function = Function() if function is None else function
         self.block: Block | None = self.function.entry
         self.span: Span = NOWHERE
         self.shift = 0  # OTHER_SOURCE while the filter is lowered, where that has a text of its own
         self.done = Block("done")  # the one way out; `finish` puts it last
+        self.exit_value = exit_value
         self.done.end = Exit(exit_value)
         self.prologue: list[Ins] = []  # what must run once before the body, made when its need is seen
 

@@ -3,7 +3,8 @@
 A program with one `emit` has this once in its way; where there are several, all but the
 header is a subprogram.
 A program of a kind that never runs twice at once (`kinds.ProbeKind.single`) looks for nothing of its CPU's:
-its events are all in the first ring, and it counts as the first CPU.
+its events are all in the first ring, and it counts as the first CPU. One that runs once, while the ring is
+empty, and surely has room there (`Options.room`), does without what follows a refusal.
 
 The order, which the runtime relies on: count the attempt → note failed reads → give the record to this CPU's
 ring → when that refuses, count the refusal and note when it was first and last so.
@@ -21,6 +22,7 @@ from kwire.bpf.counts import (
     REFUSED,
     SKIPPED,
     SLOT_SIZE,
+    USERS,
 )
 from kwire.compile.builder import Builder
 from kwire.compile.expressions import Options
@@ -29,6 +31,8 @@ from kwire.lang.tree import Span
 from kwire.wire.frame import VERSION, Type
 
 WORD = 8  # bytes of a counter
+TIME = 8
+"""Where in a record its time is."""
 
 ADAPTIVE_WAKEUP = 0
 """The reader is woken by the event that finds it waiting at the end of the ring, and by no other."""
@@ -112,8 +116,10 @@ def _ring(b: Builder, key: Slot | None, none: Block) -> Operand:
     return ring
 
 
-def sender(options: Options, sends: Sequence[Ins], span: Span) -> Function:
-    """`give` as a subprogram of these places, which are its calls: what all give it alike it knows."""
+def sender(options: Options, sends: Sequence[Ins], span: Span, stamps: bool) -> Function:
+    """`give` as a subprogram of these places, which are its calls: what all give it alike it knows. `stamps`:
+    it also writes the event's time.
+    """
     same = [all(one.args[at] == sends[0].args[at] for one in sends) for at in range(len(sends[0].args))]
     known = [
         arg if alike and arg.__class__ is int else None
@@ -123,18 +129,20 @@ def sender(options: Options, sends: Sequence[Ins], span: Span) -> Function:
     for one in sends:
         one.args = [arg for arg, number in zip(one.args, known, strict=True) if number is None]
         one.info = function
-    b = Builder(0, function)
+    b = Builder(None, function)
     b.span = span
     params = iter(function.params)
     base, size, place, failed = (next(params) if number is None else number for number in known)
     assert isinstance(base, Value)
+    if stamps:
+        b.store(base, TIME, 8, b.call("ktime_get_ns"))
     give(b, options, base, size, place, lambda: failed)
     return b.finish(function.entry)
 
 
 def header(b: Builder, base: Value | Slot, size: Operand, probe: Operand) -> None:
-    """Version, type, flags, length, id: big-endian, all but the length usually constant. `probe`: the index
-    of the event's shape, from 0.
+    """Version, type, flags, length, id: big-endian, all but the length usually constant. `probe`: the number
+    of the event's shape.
     """
     start = int.from_bytes(bytes(((VERSION << 4) | Type.EVENT, 0)), "little")
     if isinstance(size, int):
@@ -143,9 +151,9 @@ def header(b: Builder, base: Value | Slot, size: Operand, probe: Operand) -> Non
         b.store(base, 0, 2, start)
         b.store(base, 2, 2, b.emit("be", [size], 16, 16))
     if isinstance(probe, int):
-        b.store(base, 4, 4, int.from_bytes((probe + 1).to_bytes(4, "big"), "little"))
+        b.store(base, 4, 4, int.from_bytes(probe.to_bytes(4, "big"), "little"))
     else:
-        b.store(base, 4, 4, b.emit("be", [b.emit("add", [probe, 1])], 32, 32))
+        b.store(base, 4, 4, b.emit("be", [probe], 32, 32))
 
 
 def place_of(b: Builder, probe: Operand) -> Operand:
@@ -178,10 +186,12 @@ def give(
     refused, sent = b.new_block("refused"), b.new_block("sent")
     ring = _ring(b, key, refused)
     result = b.call("ringbuf_output", ring, At(base, 0), size, ADAPTIVE_WAKEUP)
+    if options.room:
+        return
     b.branch("eq", result, 0, sent, refused)
     b.start(refused)
     _count(b, options, counts, WORD * REFUSED, seldom=True)
-    now = b.load(base, 8, 8)
+    now = b.load(base, TIME, 8)
     first, later = b.new_block("first"), b.new_block("later")
     b.branch("eq", b.load(counts, WORD * FIRST, 8), 0, first, later)
     b.start(first)
@@ -195,7 +205,10 @@ def give(
 
 def _counters(b: Builder, options: Options, cpu: Operand, place: Operand) -> Value:
     """The address of a probe's slot among a CPU's."""
-    own = b.binary("add", b.emit("mul", [cpu, options.probes * SLOT_SIZE]), place)
+    own = b.emit("mul", [cpu, options.probes * SLOT_SIZE])
+    if isinstance(place, int):
+        return b.emit("add", [b.emit("mapval", [], ("counts", place)), own])
+    own = b.emit("add", [own, place])
     return b.emit("add", [b.emit("mapval", [], ("counts", 0)), own])
 
 
@@ -209,31 +222,27 @@ def _count(b: Builder, options: Options, counts: Value, offset: int, seldom: boo
         b.store(counts, offset, 8, b.emit("add", [b.load(counts, offset, 8), 1]))
 
 
-def claim(b: Builder, options: Options, probe: Callable[[], Operand]) -> Value:
+def claim(b: Builder, options: Options, probe: Callable[[], Operand], done: Block) -> Value:
     """Claim this CPU's memory in the program's maps; where another thread is using it, that this firing was
-    skipped is counted (of `probe`), and the program ends. What is given is for `release`.
+    skipped is counted (of `probe`), and it goes on at `done`. What is given is for `release`.
 
     Threads that share the memory run on one CPU, one in the middle of the other, so whoever finds himself
     alone behind his addition is; two that meet in it may both leave.
     """
-    users = of_cpu(b, options, USERS, SLOT_SIZE)
-    b.do("atomic", [At(users, 0), 1])
+    counts = of_cpu(b, options, "counts", options.probes * SLOT_SIZE)
+    users = b.emit("add", [counts, options.id * SLOT_SIZE])
+    b.do("atomic", [At(users, WORD * USERS), 1])
     taken, mine = b.new_block("taken"), b.new_block("mine")
-    b.branch("eq", b.load(users, 0, 8), 1, mine, taken)
+    taken.seldom = True
+    b.branch("eq", b.load(users, WORD * USERS, 8), 1, mine, taken)
     b.start(taken)
-    release(b, users)
-    _count(
-        b, options, _counters(b, options, cpu(b, options), place_of(b, probe())), WORD * SKIPPED, seldom=True
-    )
-    b.leave()
+    own = b.emit("add", [counts, place_of(b, probe())])
+    b.do("atomic", [At(own, WORD * SKIPPED), 1])
+    b.jump(done)
     b.start(mine)
     return users
 
 
 def release(b: Builder, users: Value) -> None:
     """Let others have the memory."""
-    b.do("atomic", [At(users, 0), -1])
-
-
-USERS = "users"
-"""The map that counts, for each CPU, who uses its memory."""
+    b.do("atomic", [At(users, WORD * USERS), -1])

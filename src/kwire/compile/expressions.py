@@ -7,7 +7,7 @@ where the right operand costs something.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from kwire.bpf.arch import Arch
 from kwire.bpf.task import PidNamespace, TaskFields
@@ -86,6 +86,7 @@ class Options(NamedTuple):
     single: bool = False  # it never runs twice at once: the first ring and the first CPU's parts are its own
     claims: bool = False  # so its memory in maps is claimed before it is used
     ends: bool = False  # it does nothing any more once the end of the trace was asked for
+    room: bool = False  # the ring surely has room for all that it emits
 
 
 def signed64(value: int) -> int:
@@ -104,6 +105,7 @@ class ExpressionLowering(Builder, ABC):
         "each",
         "epoch",
         "faults",
+        "known",
         "locals",
         "name",
         "now",
@@ -129,6 +131,7 @@ class ExpressionLowering(Builder, ABC):
         self.turn: Operand = 0  # the index of the innermost loop
         self.each: tuple[Value, Value] = (self.function.context, self.function.context)
         """Key and value where the innermost loop over a map is."""
+        self.known: dict[Hashable, Operand] = {}  # values read from maps, on all ways to here
         self.now: Value | None = None  # in an event: the reading of the clock that is its time
 
     @property
@@ -554,10 +557,13 @@ class ExpressionLowering(Builder, ABC):
         yes, no = self.new_block("then"), self.new_block("else")
         self.condition(e.test, yes, no)
         arms: list[tuple[Block | None, Operand]] = []
+        known = self.known
         for block, arm in ((yes, e.then), (no, e.otherwise)):
             self.start(block)
+            self.known = dict(known)
             value = self.expr(arm)
             arms.append((self.block, value))
+        self.known = known
         return self.join(arms)
 
     def condition(self, e: checked.Expr, yes: Block, no: Block) -> None:
@@ -572,7 +578,9 @@ class ExpressionLowering(Builder, ABC):
             else:
                 self.condition(e.left, yes, middle)
             self.start(middle)
+            known, self.known = self.known, dict(self.known)
             self.condition(e.right, yes, no)
+            self.known = known
         elif isinstance(e, checked.TextEqual):
             self._text_condition(e, yes, no)
         elif isinstance(e, checked.TextOrder):
@@ -703,6 +711,10 @@ class ExpressionLowering(Builder, ABC):
     @abstractmethod
     def kernel_symbol(self, e: checked.KernelSymbol) -> Operand:
         """An address in the kernel, which is told by its name."""
+
+    @abstractmethod
+    def reader(self, text: checked.ReadText, limit: int) -> Function | None:
+        """The function that reads such texts into records, where there are many."""
 
     @abstractmethod
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:

@@ -2,12 +2,15 @@
 
 from kwire.compile.fold import decide
 from kwire.compile.ir import (
+    At,
     Block,
     Branch,
     Effect,
+    End,
     Function,
     Ins,
     Jump,
+    Operand,
     Ranked,
     Value,
     end_values,
@@ -223,11 +226,12 @@ def thread_jumps(function: Function) -> None:
 
 def thread_constants(function: Function) -> None:
     """Where a block only asks for a number that some give it as a constant, those need not ask."""
-    uses: dict[Value, int] = {}
+    given: dict[Value, Operand] = {}
+    uses: dict[Value, list[Block]] = {}
     givers: dict[Block, list[Block]] = {}
     for block in function.blocks:
         for value in (*(one for ins in block.body for one in ins.uses()), *end_values(block.end)):
-            uses[value] = uses.get(value, 0) + 1
+            uses.setdefault(value, []).append(block)
         for target in successors(block.end):
             givers.setdefault(target, []).append(block)
     for block in function.blocks:
@@ -235,20 +239,81 @@ def thread_constants(function: Function) -> None:
         if block.body or len(block.params) != 1 or not isinstance(end, Branch) or block.loop is block:
             continue
         [param] = block.params
-        if end.a is not param or end.b.__class__ is not int or uses[param] != 1:
+        if end.a is not param or end.b.__class__ is not int:
             continue
         left: list[Jump] = []
+        known: list[tuple[Block, Block]] = []  # who need not ask, and where it goes
         for giver in givers[block]:
             jump = giver.end
             assert isinstance(jump, Jump)
-            known = decide(end.condition, jump.args[0], end.b) if jump.args[0].__class__ is int else None
-            if known is None:
+            found = decide(end.condition, jump.args[0], end.b) if jump.args[0].__class__ is int else None
+            if found is None:
                 left.append(jump)
             else:
-                giver.end = Jump(end.then if known else end.otherwise)
+                known.append((giver, end.then if found else end.otherwise))
+        if len(uses[param]) > 1:  # it may only be used where none of those goes
+            others = {end.then, end.otherwise} - {target for _, target in known}
+            if len(left) != 1 or len(others) != 1 or givers[other := others.pop()] != [block]:
+                continue
+            if not all(dominates(other, user) for user in uses[param] if user is not block):
+                continue
+        for giver, target in known:
+            giver.end = Jump(target)
         if len(left) == 1:
+            given[param] = left[0].args[0]
             end.a, block.params = left[0].args[0], []
             left[0].args = []
+    if any(len(uses[param]) > 1 for param in given):
+        replace_values(function, given)
+
+
+def replace_values(function: Function, given: dict[Value, Operand]) -> None:
+    """Put what is given for values in their places."""
+
+    def put(operand: Operand) -> Operand:
+        if operand.__class__ is Value:
+            while operand in given:
+                operand = given[operand]  # type: ignore[index]  # it is a value
+        elif operand.__class__ is At and operand.base in given:
+            base = put(operand.base)
+            assert isinstance(base, Value)
+            return At(base, operand.offset)
+        return operand
+
+    for block in function.blocks:
+        for ins in block.body:
+            ins.args = [put(arg) for arg in ins.args]
+        end = block.end
+        if isinstance(end, Branch):
+            end.a, end.b = put(end.a), put(end.b)
+        elif isinstance(end, Jump):
+            end.args = [put(arg) for arg in end.args]
+        elif end.value is not None:
+            end.value = put(end.value)
+
+
+def pass_zeros(function: Function) -> None:
+    """Where a block is only come to when a value is 0, the value is passed on from it for the number: it
+    has a register already, and what it is passed to may have the same one.
+    """
+    zero: dict[Block, Value | None] = {}
+    for block in function.blocks:
+        end = block.end
+        for target in successors(end):
+            zero[target] = None if target in zero else _zero_at(end, target)
+    for block in function.blocks:
+        value = zero.get(block)
+        if value is not None and isinstance(block.end, Jump):
+            block.end.args = [value if arg.__class__ is int and arg == 0 else arg for arg in block.end.args]
+
+
+def _zero_at(end: End, target: Block) -> Value | None:
+    """The value that is 0 where a block's end leads there."""
+    if isinstance(end, Branch) and end.b.__class__ is int and end.b == 0 and isinstance(end.a, Value):
+        there = {"eq": end.then, "ne": end.otherwise}.get(end.condition)
+        if there is target and end.then is not end.otherwise:
+            return end.a
+    return None
 
 
 def drop_unused(function: Function) -> None:

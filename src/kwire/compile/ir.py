@@ -165,6 +165,7 @@ OPS: Final[dict[str, Op]] = {
     "be": Op(Effect.PURE, 1, "bits"),  # big-endian to host order, zero-extended
     "cmp": Op(Effect.PURE, 2, "condition"),  # 1 or 0
     "mapval": Op(Effect.PURE, 0, "(map, offset): address of a byte of a one-entry array map's value"),
+    "keep": Op(Effect.PURE, 1),  # a constant, in a register (`kept_constants`)
     "peek": Op(Effect.PURE, 1, "size: a read of At that never changes (context, task)"),
     "hop": Op(Effect.READS, 1, "(space, offset, size, epoch): an integer at args[0] + offset, zero-extended"),
     "load": Op(Effect.LOADS, 1, "size"),
@@ -288,15 +289,15 @@ class Branch:
 
 
 class Exit:
-    """Return from the function with this value."""
+    """Return from the function with this value; None: nobody asks for it."""
 
     __slots__ = ("value",)
 
-    def __init__(self, value: Operand) -> None:
+    def __init__(self, value: Operand | None) -> None:
         self.value = value
 
     def __repr__(self) -> str:
-        return f"exit {_operand(self.value)}"
+        return "exit" if self.value is None else f"exit {_operand(self.value)}"
 
 
 End: TypeAlias = Jump | Branch | Exit
@@ -426,7 +427,9 @@ def end_operands(end: End) -> "list[Operand] | tuple[Operand, ...]":
     """What a block's end reads."""
     if isinstance(end, Branch):
         return (end.a, end.b)
-    return end.args if isinstance(end, Jump) else (end.value,)
+    if isinstance(end, Jump):
+        return end.args
+    return () if end.value is None else (end.value,)
 
 
 def end_values(end: End) -> list[Value]:

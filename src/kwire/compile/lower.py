@@ -16,6 +16,7 @@ from collections.abc import Container, Mapping, Sequence
 
 from kwire.compile.builder import OTHER_SOURCE
 from kwire.compile.emission import (
+    TIME,
     ask_for_end,
     claim,
     cpu,
@@ -33,7 +34,7 @@ from kwire.compile.layout import SLACK, Layout, pad
 from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
 from kwire.compile.matching import TEXTS, compare, length, match
 from kwire.compile.scratch import Stretch
-from kwire.compile.variable_length import Record, bytes_wanted
+from kwire.compile.variable_length import Record, bytes_wanted, text_reader
 from kwire.hints import TYPE_CHECKING, NoReturn, TypeAlias
 from kwire.kinds import KINDS
 from kwire.lang import checked
@@ -44,6 +45,12 @@ from kwire.lazy import NamedTuple
 
 if TYPE_CHECKING:
     from kwire.compile.maps import MapLowering
+
+TEXTS_MANY = 4
+"""How many texts of a program are read by a function."""
+
+INLINE_MOST = 3
+"""How many places emit without a subprogram where no ring can refuse what they give."""
 
 STACK_RECORD_MOST = 256
 """Longer records, and those with several tail values, are built in scratch memory."""
@@ -64,6 +71,7 @@ class Unit:
 
     __slots__ = (
         "addressed",
+        "changes",
         "epochs",
         "faults",
         "held",
@@ -77,8 +85,10 @@ class Unit:
         "sends",
         "several",
         "stacks",
+        "stamps",
         "stride",
         "texts",
+        "texts_read",
     )
 
     def __init__(
@@ -88,9 +98,10 @@ class Unit:
         self.layouts = layouts
         self.faults: dict[Function, Slot] = {}
         self.epochs = 0
+        self.changes = 0  # statements that change maps, so far
         self.texts = Stretch(TEXTS)
         self.memory = Stretch(LOOPS)
-        nodes = (node for one in program.body for node in walk(one))
+        nodes = [node for one in program.body for node in walk(one)]
         self.addressed = any(
             isinstance(node, checked.AddressOf) and isinstance(node.place.base, checked.MapPlace)
             for node in nodes
@@ -98,9 +109,12 @@ class Unit:
         self.held: dict[int, int] = {}  # where locals have their texts in `memory`
         self.room = (0, 0)  # what of it is for values on their way to a map: where, how much
         self.stacks = Stretch(STACKS)
+        self.texts_read = sum(isinstance(node, checked.ReadText) and not node.fixed for node in nodes)
         self.loops: list[Function] = []
         self.known: dict[str, Function] = {}  # those that only compute, by name
-        self.several = _emits(program.body) > 1
+        emits = _emits(program.body)
+        self.several = emits > (INLINE_MOST if options.room else 1)
+        self.stamps = self.several and not any(map(_asks_time, nodes))  # `sender` writes the time
         self.sends: list[Ins] = []  # the places that emit, where there are several
         small = [one for one in layouts if stack and fits_stack(one)]
         self.most = max((one.most for one in small), default=0)  # of records in the stack frame
@@ -113,7 +127,7 @@ def lower(program: checked.Program, layouts: Sequence[Layout], options: Options,
     unit = Unit(program, layouts, options, stack)
     functions = [Lower(unit, options).run(), *unit.loops, *unit.known.values()]
     if unit.sends:
-        functions.append(sender(options, unit.sends, program.span))
+        functions.append(sender(options, unit.sends, program.span, unit.stamps))
     stretches = (unit.texts, unit.memory, unit.stacks)
     for stretch in stretches:
         stretch.settle()
@@ -203,8 +217,8 @@ class Lower(ExpressionLowering):
             self.start(others)
         users, done = None, self.done
         if self.options.claims:
-            users = claim(self, self.options, self._first)
             self.done = self.new_block("release")
+            users = claim(self, self.options, self._first, self.done)
         self.jump(body)
         self.start(body)
         if program.filter is not None:
@@ -221,6 +235,11 @@ class Lower(ExpressionLowering):
             self.start(self.done)
             release(self, users)
             self.done = done
+        last = self.block.body[-1] if self.block is not None and self.block.body else None
+        if self.options.room and last is not None and last.info == "ringbuf_output" and self.exit_value == 0:
+            assert self.block is not None
+            assert last.dst is not None
+            self.block.end, self.block = Exit(last.dst), None  # which is 0, as there is room
         return self.finish(body)
 
     def refuse(self, span: Span, message: str, cure: str) -> NoReturn:
@@ -228,8 +247,8 @@ class Lower(ExpressionLowering):
         raise LanguageError(self.unit.program.source, [Diagnostic(span, message, cure)])
 
     def _first(self) -> Operand:
-        """The index of the probe's first shape."""
-        return self._probe() if self.options.cookie else self.options.id - 1
+        """The number of the probe's first shape."""
+        return self._probe() if self.options.cookie else self.options.id
 
     def match(self, e: checked.TextMatch, yes: Block, no: Block) -> None:
         """Go to `yes` where a text matches a pattern, otherwise to `no`."""
@@ -238,6 +257,16 @@ class Lower(ExpressionLowering):
     def compare_texts(self, e: checked.TextCompare, yes: Block, no: Block) -> None:
         """Go to `yes` where two texts stand to each other as asked, otherwise to `no`."""
         compare(self, self.unit.texts, cpu(self, self.options), e, yes, no)
+
+    def reader(self, text: checked.ReadText, limit: int) -> Function | None:
+        """The function that reads such texts into records, where there are many."""
+        known, space = self.unit.known, text.place.space
+        title = f"text{limit}_{space}"
+        if self.unit.texts_read < TEXTS_MANY:
+            return None
+        if title not in known:
+            known[title] = text_reader(limit, space, self.span)
+        return known[title]
 
     def text_length(self, e: checked.TextLength) -> Operand:
         """How many bytes a text has."""
@@ -383,8 +412,10 @@ class Lower(ExpressionLowering):
                 self._maps.aggregate(statement)
             elif isinstance(statement, checked.Block):
                 self.blocks.append([])
+                changes, outside, self.known = self.unit.changes, self.known, dict(self.known)
                 self.statements(statement.body)
                 self._meet([*self.blocks.pop(), (self.block, self.locals)])
+                self.known = outside if self.unit.changes == changes else {}
             elif isinstance(statement, checked.Leave):
                 self.blocks[-1].append((self.block, self.locals))
                 self.block = None
@@ -403,24 +434,33 @@ class Lower(ExpressionLowering):
             else:
                 assert isinstance(statement, checked.Return)
                 self.leave()
+            if isinstance(statement, CHANGES_MAPS):
+                self._changed(statement.map.name)
             if self.unit.addressed and isinstance(statement, CHANGES_MAPS):
                 self._next_age()
             if self.unit.epochs != epochs:  # on one of the ways to here is an event
                 self._next_epoch()
 
+    def _changed(self, map: str) -> None:
+        """What was read from a map is not what is there any more."""
+        self.unit.changes += 1
+        self.known = {same: value for same, value in self.known.items() if same[0] != map}  # type: ignore[index]  # the map's name
+
     def _if(self, statement: checked.If) -> None:
         """A choice, and those in its other arm: all meet at one place."""
         before, epoch = self.locals, self.epoch
+        changes, outside = self.unit.changes, self.known
         ends: list[Way] = []
         while True:
             yes, no = self.new_block("then"), self.new_block("else")
             self.condition(statement.test, yes, no)
+            known = self.known
             self.start(yes)
-            self.locals, self.epoch = dict(before), epoch
+            self.locals, self.epoch, self.known = dict(before), epoch, dict(known)
             self.statements(statement.then)
             ends.append((self.block, self.locals))
             self.start(no)
-            self.locals, self.epoch = dict(before), epoch
+            self.locals, self.epoch, self.known = dict(before), epoch, dict(known)
             rest = statement.otherwise
             if len(rest) != 1 or not isinstance(rest[0], checked.If):
                 break
@@ -428,6 +468,7 @@ class Lower(ExpressionLowering):
             self.span = self.place_of(statement.span)
         self.statements(rest)
         self._meet([*ends, (self.block, self.locals)])
+        self.known = outside if self.unit.changes == changes else {}
 
     def _meet(self, ends: list[Way]) -> None:
         """Go on where these ways meet, with the locals that are known on all of them."""
@@ -443,6 +484,7 @@ class Lower(ExpressionLowering):
         """A loop: turns from 0 to their number, which is known before."""
         if not loop.most:
             return
+        self.known = {}
         start = self.expr(loop.start)
         count = loop.most if loop.stop is None else self._turns(loop, start, self.expr(loop.stop))
         nodes, changed = self._body(loop.body)
@@ -454,6 +496,7 @@ class Lower(ExpressionLowering):
             raise LanguageError(self.unit.program.source, [Diagnostic(loop.span, message, cure)])
         else:
             self._walked(loop, start, count, changed)
+        self.known = {}
 
     def _each(self, each: checked.Each) -> None:
         """A loop over a map, which the kernel calls for each key."""
@@ -461,6 +504,7 @@ class Lower(ExpressionLowering):
             message = f"more than {CALLED_DEEP} loops in each other, of which one is over a map"
             raise LanguageError(self.unit.program.source, [Diagnostic(each.span, message)])
         nodes, changed = self._body(each.body)
+        self.known = {}
         self._called(each, 0, None, nodes, changed)
 
     def _body(self, body: tuple[checked.Stmt, ...]) -> tuple[list[Node], list[int]]:
@@ -653,13 +697,11 @@ class Lower(ExpressionLowering):
     # an event
 
     def _probe(self) -> Operand:
-        """With cookies: the index from 0 of the probe's first shape, from the attach cookie: its number."""
+        """With cookies: the number of the probe's first shape, which is the attach cookie."""
         number = self.call("get_attach_cookie", self.function.context)
-        index = self.emit("add", [number, -1])
-        known, most = self.new_block("known"), self.options.probes - len(self.unit.layouts)
-        self.branch("le", index, most, known, self.done, rare=self.done)
-        self.start(known)
-        return self.emit("umin", [index, most])  # for the verifier, wherever it is kept
+        return self.emit(
+            "umin", [number, self.options.probes - len(self.unit.layouts) + 1]
+        )  # for the verifier
 
     def _emit(self, statement: checked.Emit) -> None:
         options, unit, layout = self.options, self.unit, self.unit.layouts[statement.shape]
@@ -670,9 +712,10 @@ class Lower(ExpressionLowering):
         if options.cookie:
             probe = self.binary("add", self._probe(), statement.shape)
         else:
-            probe = options.id - 1 + statement.shape
-        self.now = self.call("ktime_get_ns")
-        self.store(base, 8, 8, self.now)
+            probe = options.id + statement.shape
+        if not unit.stamps:
+            self.now = self.call("ktime_get_ns")
+            self.store(base, TIME, 8, self.now)
         record = Record(self, base, layout.size)
         for item, value in zip(layout.fields, statement.values, strict=True):
             self.span = value.span
@@ -734,6 +777,13 @@ class Lower(ExpressionLowering):
 
     def _failed(self) -> Operand:
         return self.load(self.faults, 0, 8) if self.reads else 0
+
+
+def _asks_time(node: Node) -> bool:
+    """Whether it is an event that has a reading of the clock in it."""
+    return isinstance(node, checked.Emit) and any(
+        isinstance(part, checked.Builtin) and part.op == "nsecs" for part in walk(node)
+    )
 
 
 def _emits(statements: tuple[checked.Stmt, ...]) -> int:

@@ -11,6 +11,8 @@ interrupts the other between the comparison and the store one may not be seen. A
 counted in a map beside it (`lost_of`).
 """
 
+from collections.abc import Hashable
+
 from kwire.bpf.image import MapSpec
 from kwire.compile.builder import Builder
 from kwire.compile.emission import of_cpu
@@ -34,6 +36,9 @@ ZEROS = "zeros"
 """The map from which new keys get their first value."""
 
 ZEROS_SIZE = 2 * VALUE_MOST
+
+STEADY = frozenset({"pid", "tid", "ppid", "uid", "gid", "cpu", "func", "cgroup", "curtask"})
+"""Built-ins that stay as they are while a program runs."""
 
 NAME_SIZE = 16
 """Bytes of a thread's name with its NUL."""
@@ -102,13 +107,41 @@ class MapLowering:
             return self._together(e.map, self._key(e.map, e.key) if e.map.key else None)
         if not e.map.key:
             return b.load(self._own(e.map), 0, 8)
+        same = self._same(e)
+        if same in b.known:
+            return b.known[same]
         found = self._lookup(e.map, self._key(e.map, e.key))
         there, absent = b.new_block("there"), b.new_block("absent")
         b.branch("eq", found, 0, absent, there)
+        b.start(absent)  # before the other, so that one register can do for all
         b.start(there)
         value = b.load(found, 0, 8)
-        b.start(absent)
-        return b.join([(there, value), (absent, 0)])
+        read = b.join([(absent, 0), (there, value)])
+        if same is not None:
+            b.known[same] = read
+        return read
+
+    def _same(self, e: checked.MapGet) -> Hashable:
+        """What is equal where the same is read from a map, as long as it is not changed; None: nothing is.
+
+        Another program may change it between two readings, and as well before both.
+        """
+        parts = [self._same_part(part) for part in e.key]
+        return None if None in parts else (e.map.name, *parts)
+
+    def _same_part(self, e: checked.Expr | checked.Wide | checked.TextConst) -> Hashable:
+        if isinstance(e, checked.Const | checked.TextConst):
+            return "constant", e.value
+        if isinstance(e, checked.Builtin) and e.op in STEADY:
+            return "built-in", e.op
+        if isinstance(e, checked.Param):
+            return "parameter", e.name, e.type
+        if isinstance(e, checked.LocalGet):
+            return "local", self.b.locals[e.local]
+        if isinstance(e, checked.Convert | checked.Retype):
+            operand = self._same_part(e.operand)
+            return None if operand is None else (e.__class__, e.type, operand)
+        return None
 
     def place(self, e: checked.MapPlace) -> Value:
         """The address of the value at a key, of zeros where there is none."""

@@ -10,7 +10,15 @@ program as it was written (`checked`). What may be shared follows from an operat
 """
 
 from kwire.compile.fold import RULES, bits_of, decide, low
-from kwire.compile.graph import common, dominates, drop_unused, find_loops, thread_constants, thread_jumps
+from kwire.compile.graph import (
+    common,
+    dominates,
+    drop_unused,
+    find_loops,
+    pass_zeros,
+    thread_constants,
+    thread_jumps,
+)
 from kwire.compile.ir import (
     CONDITIONS,
     SWAPPED,
@@ -76,6 +84,7 @@ class Simplifier:
         self.function.blocks = self.blocks
         thread_constants(self.function)
         thread_jumps(self.function)
+        pass_zeros(self.function)
 
     def _dominator(self, block: Block) -> None:
         parent: Ranked | None = None
@@ -171,7 +180,7 @@ class Simplifier:
         if isinstance(end, Jump):
             return Jump(end.target, [self.value(arg) for arg in end.args])
         if isinstance(end, Exit):
-            return Exit(self.value(end.value))
+            return Exit(None if end.value is None else self.value(end.value))
         condition, a, b = end.condition, self.value(end.a), self.value(end.b)
         then, otherwise = end.then, end.otherwise
         if a.__class__ is int and b.__class__ is not int:

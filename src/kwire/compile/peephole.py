@@ -20,6 +20,8 @@ WRITING = frozenset({isa.LD, isa.LDX, isa.ALU, isa.ALU64})
 
 STORING = frozenset({isa.ST, isa.STX})
 FRAME = 10
+MOVE = isa.ALU64 | 0xB0
+"""A number of 32 bits, sign-extended, into a register."""
 SIZES = dict(isa.SIZES.values())
 
 
@@ -106,6 +108,8 @@ def _once(items: list[Item], targets: set[Label]) -> list[Item]:
                 if held.get(item.dst) == found:
                     continue
                 held[item.dst] = found
+            elif _is_there(item, held):
+                continue
             else:
                 _changes(item, held)
         elif isinstance(item, MapLoad):
@@ -121,9 +125,18 @@ def _once(items: list[Item], targets: set[Label]) -> list[Item]:
     return made
 
 
+def _is_there(item: Insn, held: dict[int, Held]) -> bool:
+    """Whether an instruction stores on the stack what was loaded from there."""
+    return (
+        item.opcode == isa.STX | isa.MEM | isa.DW
+        and item.dst == FRAME
+        and held.get(item.src) == ("stack", item.offset)
+    )
+
+
 def _loaded(item: Insn) -> "Held | None":
     """What an instruction loads, where that can be held twice."""
-    if item.opcode == isa.LDDW and not item.src:
+    if item.opcode == MOVE or (item.opcode == isa.LDDW and not item.src):
         return "number", item.imm
     if item.opcode == isa.LDX | isa.MEM | isa.DW and item.src == FRAME:
         return "stack", item.offset
@@ -137,8 +150,9 @@ def _changes(item: Insn, held: dict[int, Held]) -> None:
         held.pop(item.dst, None)
     elif kind in STORING:
         atomic = kind == isa.STX and item.opcode & 0xE0 == isa.ATOMIC
-        if atomic:
-            held.clear()
+        if atomic:  # it gives what was there to a register, or changes the stack
+            if item.imm & isa.FETCH or item.dst == FRAME:
+                held.clear()
         elif item.dst == FRAME:
             size = SIZES[item.opcode & 0x18]
             for register, (what, at) in list(held.items()):

@@ -2,9 +2,9 @@
 call.
 
 A call costs about 25 ns, and 5 ns more for 128 bytes than for 8; a load from the stack costs nothing. So
-reads of the same base are joined when all their bytes lie in one `WINDOW` and none of them is guarded by a
-condition that comes after another one of them. Blocks of bytes go straight to the record when nothing else is
-read nearby.
+reads of the same base (of a known address: of its page) are joined when all their bytes lie in one `WINDOW`
+and none of them is guarded by a condition that comes after another one of them. Blocks of bytes go straight
+to the record when nothing else is read nearby.
 
 Invariants: what was read is found on the stack at an address with the same remainder modulo 8 as its offset,
 so words that are aligned in the structure are aligned on the stack. What lies between two members of a
@@ -14,9 +14,9 @@ zeros are nobody else's bytes. Where events share a read, which is one window th
 each of them: a slot of its own keeps it.
 """
 
-from kwire.compile.expressions import pieces
+from kwire.compile.expressions import pieces, signed64
 from kwire.compile.graph import dominates, regions
-from kwire.compile.ir import AGES, At, Block, Function, Ins, Operand, Slot, Value, hop_info
+from kwire.compile.ir import AGES, At, Block, Function, Ins, Operand, Slot, Value, hop_info, successors
 from kwire.lang.tree import Span
 from kwire.lazy import NamedTuple
 
@@ -25,6 +25,9 @@ WINDOW = 128
 
 WORDS_MOST = 4
 """Blocks of more (aligned) words are not worth copying from a window."""
+
+PAGE = 4096
+"""Bytes of which all can be read, or none."""
 
 OPEN_MOST = 4
 """How many windows of one base are tried for a read, the newest first."""
@@ -73,6 +76,10 @@ def join_reads(function: Function, faults: Slot, most: int = WINDOW) -> None:
     region = regions(function)
     for ins, block in wanted:
         space, offset, size, epoch = hop_info(ins)
+        if isinstance(ins.args[-1], int):
+            place = signed64(ins.args[-1] + offset)
+            ins.args[-1], offset = place & -PAGE, place % PAGE
+            ins.info = (space, offset, size, epoch)
         known = windows.setdefault((ins.args[-1], space), [])
         short = ins.op == "hop" or _is_short(ins)
         window = _joined(block, (offset, size, epoch), known, region, most) if short else None
@@ -157,7 +164,8 @@ class _Rewriter:
                 return
             low, length = window.low, window.high - window.low
             window.slot = self.function.slot("window", low % 8 + length)
-            parts = tuple(sorted(window.members)) if len(window.members) > 1 else ()
+            whole = len(window.members) == 1 or (isinstance(ins.args[-1], int) and window.high <= PAGE)
+            parts = () if whole else tuple(sorted(window.members))
             self._read(Read(space, low, length, parts), At(window.slot, low % 8), ins.args[-1], window.failed)
         elif window.failed is not None and epoch != window.epoch:
             notes = [self.function.value() for _ in range(3)]
@@ -182,6 +190,44 @@ class _Rewriter:
 
     def _add(self, op: str, dst: Value | None, args: list[Operand], info: object) -> None:
         self.out.append(Ins(op, dst, args, info, self.span))
+
+
+def drop_unheard(function: Function, faults: Slot) -> None:
+    """Note nothing of reads that failed where no event follows that would be told of it."""
+    heard: dict[Block, bool] = dict.fromkeys(function.blocks, False)  # at the start of each block
+    changed = True
+    while changed:
+        changed = False
+        for block in reversed(function.blocks):
+            after = any(heard[target] for target in successors(block.end))
+            found = _heard(block, faults, after)
+            if found != heard[block]:
+                heard[block] = changed = True
+    for block in function.blocks:
+        after = any(heard[target] for target in successors(block.end))
+        kept: list[Ins] = []
+        for ins in reversed(block.body):
+            noting = At(faults, 0) in ins.args
+            if noting and ins.op == "load":
+                after = True
+            elif noting and ins.op == "store":
+                if not after:
+                    continue
+                after = False
+            elif noting and not after:
+                if ins.op == "fault":
+                    continue
+                ins.args = [arg for arg in ins.args if arg != At(faults, 0)]
+            kept.append(ins)
+        block.body = kept[::-1]
+
+
+def _heard(block: Block, faults: Slot, after: bool) -> bool:
+    """Whether what is noted before a block is asked for, when what is noted behind it is (`after`)."""
+    for ins in block.body:
+        if ins.op in ("load", "store") and ins.args[0] == At(faults, 0):
+            return ins.op == "load"
+    return after
 
 
 def _shared_pieces(source: int, target: int, size: int) -> list[tuple[int, int]]:

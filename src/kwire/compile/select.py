@@ -307,6 +307,10 @@ class Selector:
         self.items.append(asm.map_value(target, *ins.info))
         self._put(dst, target)
 
+    def keep(self, ins: Ins) -> None:
+        """dst = a constant."""
+        self._into(REGS[_dst(ins).reg], ins.args[0])
+
     def load(self, ins: Ins) -> None:
         """dst = memory."""
         dst, at = _dst(ins), ins.args[0]
@@ -435,7 +439,7 @@ class Selector:
         back = Label("read")
         note = _noting(*faults)
         notes = [self._note(one) for one in faults] if note is None else [asm.alu64("or", note, R0)]
-        if not read.parts and note is not None:
+        if not read.parts and (note is not None or not notes):
             self.items += notes
             return
         if not read.parts:
@@ -445,7 +449,8 @@ class Selector:
             for offset, size in read.parts:
                 self._read_part(read, target, base, offset - read.offset, size)
                 next_ = Label("part")
-                self.items += [asm.jmp("sge", R0, 0, next_), *notes, next_] if note is None else notes
+                noted = note is not None or not notes
+                self.items += notes if noted else [asm.jmp("sge", R0, 0, next_), *notes, next_]
             parts, self.items = self.items, before
             stub = self._stub(ins.span, *parts, asm.ja(back))
         self.items += [asm.jmp("slt", R0, 0, stub), back]
@@ -518,7 +523,8 @@ class Selector:
     def _end(self, block: Block, following: Block | None) -> None:
         end = block.end
         if isinstance(end, Exit):
-            self._into(R0, end.value)
+            if end.value is not None:
+                self._into(R0, end.value)
             self.items.append(asm.exit_())
         elif isinstance(end, Jump):
             self._pass(end)
@@ -652,6 +658,7 @@ OPERATIONS: dict[str, Callable[[Selector, Ins], None]] = {
     "be": Selector.big_endian,
     "cmp": Selector.compare,
     "mapval": Selector.map_value,
+    "keep": Selector.keep,
     "peek": Selector.load,
     "load": Selector.load,
     "store": Selector.store,

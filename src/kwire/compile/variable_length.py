@@ -11,11 +11,13 @@ A record on the stack has at most one tail value, at a constant offset, with the
 a record in scratch memory is padded once, after the last value (`Record.finish`).
 """
 
+from kwire.compile.builder import Builder
 from kwire.compile.expressions import CHANGING, ExpressionLowering, pieces, signed64
 from kwire.compile.fold import bits_of
-from kwire.compile.ir import At, Operand, Slot, Value
+from kwire.compile.ir import At, Exit, Function, Operand, Slot, Value
 from kwire.compile.layout import Item
 from kwire.lang import checked, types
+from kwire.lang.tree import Span
 from kwire.wire.fields import TAIL_CUT
 
 ONES = 0x0101010101010101
@@ -227,6 +229,12 @@ class Record:
     def _told(self, value: checked.ReadText, limit: int, place: At) -> Value:
         """The same as `_string`; the length, with the cut bit, is stored at a place."""
         lower = self.lower
+        reader = None if isinstance(self.base, Slot) or _own(value) else lower.reader(value, limit)
+        if reader is not None:
+            source = lower.binary("add", *lower.place(value.place))
+            read = lower.emit("invoke", [self._here(), source, place], reader)
+            lower.fault(read)
+            return lower.emit("and", [read, (1 << limit.bit_length()) - 1], None, limit.bit_length())
         result, here = self._read(value, limit + 2, *lower.place(value.place))
         length = lower.emit(
             "told", [result, place], (limit, 0 if _own(value) else TAIL_CUT), limit.bit_length()
@@ -272,6 +280,25 @@ def bytes_wanted(lower: ExpressionLowering, e: checked.Expr) -> Operand:
         sign = lower.emit("arsh", [wanted, 63])
         wanted = lower.emit("and", [wanted, lower.emit("xor", [sign, -1])])
     return wanted
+
+
+def text_reader(limit: int, space: str, span: Span) -> Function:
+    """What `_told` does as a function: of where a text goes, where it is read, and where its length goes with
+    the cut bit. It gives the length, or what is negative, and 0 in its low bits, where nothing could be read.
+    """
+    function = Function(f"text{limit}_{space}", 3)
+    b = Builder(None, function)
+    b.span = span
+    here, source, place = function.params
+    result = b.call(f"probe_read_{space}_str", At(here, 0), limit + 2, source)
+    told = b.emit("told", [result, At(place, 0)], (limit, TAIL_CUT), limit.bit_length())
+    unread, read = b.new_block("unread"), b.new_block("read")
+    b.branch("slt", result, 0, unread, read)
+    b.start(unread)
+    unread.end = Exit(-1 << 63)
+    b.start(read)
+    read.end = Exit(told)
+    return function
 
 
 def _own(value: checked.ReadText) -> bool:

@@ -37,11 +37,6 @@ class Count(NamedTuple):
     skipped: int = 0
 
 
-def map_size(probes: int, cpus: int) -> int:
-    """Bytes of the `counts` map's single value."""
-    return probes * cpus * SLOT_SIZE
-
-
 class Counters:
     """The `counts` map of `probes` probes on `cpus` CPUs, mapped writable; `close` unmaps it.
 
@@ -60,7 +55,7 @@ class Counters:
 
     def _slots(self, probe: int) -> Iterator[int]:
         """The index of the first word of the slot of `probe` (from 1) on each CPU."""
-        return ((cpu * self._probes + probe - 1) * _WORDS for cpu in range(self._cpus))
+        return ((cpu * self._probes + probe) * _WORDS for cpu in range(self._cpus))
 
     def count(self, probe: int) -> Count:
         """Sum the counters of `probe` (from 1) over all CPUs."""
@@ -72,16 +67,14 @@ class Counters:
 
     def attempts(self) -> int:
         """Events produced so far by all probes together."""
-        return sum(
-            self._words[index] for index in range(ATTEMPTS, self._probes * self._cpus * _WORDS, _WORDS)
-        )
+        return sum(self._words[index] for index in range(_WORDS + ATTEMPTS, len(self._words), _WORDS))
 
     def take(self) -> list[Lost]:
         """Give what was lost in the kernel since the last call, one entry a probe, CPU and cause."""
         words = self._words
         lost: list[Lost] = []
         for slot in range(self._probes * self._cpus):
-            base = slot * _WORDS
+            base = (slot + 1) * _WORDS
             cpu, probe = divmod(slot, self._probes)
             refused = words[base + REFUSED]
             if refused != self._refused[slot]:

@@ -26,6 +26,7 @@ from kwire.btf.types import Kind
 from kwire.compile.build import (
     CompileError,
     compile_probe,
+    fits_any_ring,
     layout_key,
     pid_fields,
     probe_schemas,
@@ -267,9 +268,12 @@ class Planner:
         shapes = firsts[-1] - 1
         grouped = _grouped(wanted)
         ends = any(_ends(wanted[first].program) for first, *_ in grouped)
+        once = [one.program for one in wanted if KINDS[one.program.site.kind].place == "trace"]
+        room = fits_any_ring(once)
         schemas: dict[int, tuple[Schema, ...]] = {}
         groups = [
-            self._group(wanted, members, numbers, shapes, task, schemas, ends=ends) for members in grouped
+            self._group(wanted, members, numbers, shapes, task, schemas, ends=ends, room=room)
+            for members in grouped
         ]
         complete = tuple(
             _with_symbols(schema, shape, one)
@@ -614,9 +618,11 @@ class Planner:
         schemas: dict[int, tuple[Schema, ...]],
         *,
         ends: bool,
+        room: bool,
     ) -> Group:
         """The program of these members, whose schemas are added. `numbers`: of all probes; `shapes`: how many
-        all have together; `ends`: whether one of them asks for the end of the trace.
+        all have together; `ends`: whether one of them asks for the end of the trace; `room`: whether an
+        empty ring has room for what those at its begin and end emit.
         """
         first = wanted[members[0]]
         shared = len(members) > 1
@@ -636,6 +642,7 @@ class Planner:
             task=task,
             namespace=self._namespace,
             ends=ends,
+            room=room,
         )
         loops = LONG if any_called(first.program) and _loops() else NONE
         compiled = compile_(loops=loops)

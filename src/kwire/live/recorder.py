@@ -318,6 +318,8 @@ class Recorder:
         missed = tracer.missed()
         tracer.detach()
         self._round(tracer.settle())
+        tracer.finish()
+        self._round(tracer.settle())
         self._lose([*tracer.lost(), *missed])
         self._tell_stacks(last=True)
         for tables in self._tables.end() if self._tables else ():

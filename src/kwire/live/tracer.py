@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from mmap import mmap
 
-from kwire.bpf.counts import ASKED, ASKED_BIT
+from kwire.bpf.counts import ASKED, ASKED_BIT, counts_size
 from kwire.bpf.image import Image, MapSpec
 from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING
@@ -28,7 +28,7 @@ from kwire.kernel.tasks import Follow
 from kwire.kinds import KINDS, OVER
 from kwire.lazy import NamedTuple
 from kwire.live.closing import close_all, detach_all, hand_over
-from kwire.live.counters import Counters, map_size
+from kwire.live.counters import Counters
 from kwire.live.ground import Ground
 from kwire.live.plan import Group, Plan, Point
 from kwire.live.processes import Processes
@@ -254,7 +254,7 @@ class Tracer:
     def _create_maps(self) -> None:
         cpus = possible_cpus()
         probes = len(self.plan.schemas)
-        counts = MapSpec("counts", "array", 4, map_size(probes, cpus), 1, BPF_F_MMAPABLE)
+        counts = MapSpec("counts", "array", 4, counts_size(probes, cpus), 1, BPF_F_MMAPABLE)
         self.maps["counts"] = Map.create(counts)
         if self.plan.stacks:
             from kwire.live import stacks
@@ -505,6 +505,11 @@ class Tracer:
         self._events += detach_all([link for link, _, _ in self._links])
         self._links.clear()
         self._iterations.clear()
+
+    def finish(self) -> None:
+        """After `detach` and `settle`: run the probes at its end, which find the rings empty. What they
+        produced is for `settle` again.
+        """
         ending, self._ending = self._ending, []
         for program in ending:
             attach.attach(program, "end", "")
@@ -546,7 +551,7 @@ class Tracer:
         return attempts == self.delivered + refused
 
     def settle(self) -> Iterator[Frames]:
-        """After `detach`: give what is left, until the books balance or nothing can come any more."""
+        """After `detach` or `finish`: give what is left, until the books balance or nothing more can come."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             before = self.delivered
