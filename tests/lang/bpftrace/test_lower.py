@@ -93,6 +93,24 @@ def test_an_address_of_either_kind_makes_what_follows_twice(lowered: Lowered) ->
     assert [describe(shape.fields[0].type) for shape in program.shapes] == ["ipv4", "ipv6"]
 
 
+def test_what_has_no_such_address_is_made_once(lowered: Lowered) -> None:
+    choice = "if (pid == 1) { $a = ntop((uint32)7); } else { $a = ntop(args.sk.common.v6); $b = 6; }"
+    program = lowered(
+        f'kprobe:connect {{ $b = 5; {choice} $c = pid; printf("before %d", $c);'
+        ' printf("%s", $a); printf("behind %d", $b); }'
+    )
+    assert [shape.format for shape in program.shapes] == ["before %d", "%s", "%s", "behind %d"]
+    program = lowered(  # one that the choice reads is not set before it, one that it sets not read
+        f'kprobe:connect {{ $b = 5; {choice} printf("%d", $b); printf("%s", $a); }}'
+    )
+    assert [shape.format for shape in program.shapes] == ["%d", "%s"] * 2
+    program = lowered(
+        "kprobe:connect { $p = pid; $b = 0; if ($p == 1) { $a = ntop((uint32)7); }"
+        ' else { $a = ntop(args.sk.common.v6); } $p = 2; printf("%d", $p); printf("%s", $a); }'
+    )
+    assert [shape.format for shape in program.shapes] == ["%d", "%s"] * 2
+
+
 def test_fields_are_called_as_what_they_are(lowered: Lowered) -> None:
     values = "pid, pid, $y, args.sk.prio, str(args.name), 1 + cpu"
     text = f'kprobe:connect {{ $y = 5; printf("%d%d%d%d%s%d", {values}) }}'

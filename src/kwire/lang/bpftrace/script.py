@@ -114,7 +114,8 @@ def probes(script: s.Script, surroundings: Surroundings) -> list[ScriptProbe]:
             faults.append(Diagnostic(macro.span, f"there are two macros {macro.name}"))
         names.add(key)
     script = without_map_parameters(script, faults)
-    script = script.replace(probes=tuple(map(with_tails, script.probes)))
+    own = {one.name for one in script.macros} | {one.name for one in script.functions}
+    script = script.replace(probes=tuple(with_tails(one, own) for one in script.probes))
     try:
         chosen: Mapping[str, int | str | bool] = settings(script, surroundings.environment)
     except LanguageError as error:
