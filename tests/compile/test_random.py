@@ -1222,6 +1222,7 @@ def in_kernel(
 @given(SEEDS, DEPTHS)
 @example(125045, 3)
 @example(553532, 3)  # an empty text in user memory
+@example(7198474, 0)  # a text of a length of its own, whose limit is less than that of what it is kept in
 def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     programs, world = unit(seed, depth, alone=True), world_of(seed)
     allowed = os.sched_getaffinity(0)

@@ -465,7 +465,7 @@ def put_text(
     if size is not None:
         assert isinstance(base, Value)
         if isinstance(value, checked.ReadText) and not value.fixed:
-            length, _ = Record(b, base, offset).text(value, most, size)
+            length, _ = Record(b, base, offset).text(value, min(most, value.type.limit), size)
             b.store(b.emit("add", [base, length]), offset, 1, 0)
         else:
             put_text(b, value, most, base, offset)
