@@ -644,10 +644,10 @@ def test_jumps_go_in_leaps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.native
 def test_a_program_longer_than_a_jump_reaches() -> None:
-    """150 events of eight texts."""
+    """230 events of eight texts."""
     fields = ", ".join(f"t{number}=str(a, {200 + number})" for number in range(8))
     one = f"if n > {{}}:\n    emit(k=n, {fields})"
-    body = "\n".join(one.format(number) for number in range(150))
+    body = "\n".join(one.format(number) for number in range(230))
     made = compiled(body)
     assert len(made.image.code) // 8 > 1 << 15
     edge = Edge(b"hello\0")

@@ -171,6 +171,9 @@ class Synthetic:
     def missed(self) -> list[Lost]:
         return []
 
+    def finish(self) -> None:
+        """There are no probes at its end."""
+
     def detach(self) -> None:
         self._over = True
 

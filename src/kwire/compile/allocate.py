@@ -324,8 +324,11 @@ class Allocator:
         last = value
         while last in self.feeds and self.live[self.feeds[last]].start == self.live[last].end:
             last = self.feeds[last]
-        if last is not value and not crossing and self._crosses(self.live[last]) and value not in self.short:
-            return [*self.saved, *CALLER_SAVED]  # it becomes one that calls leave as it is
+        if last is not value and not crossing and value not in self.short:
+            if self._crosses(self.live[last]):
+                return [*self.saved, *CALLER_SAVED]  # it becomes one that calls leave as it is
+            if self.live[last].hint in allowed:
+                first.append(self.live[last].hint)
         last = value
         while last in self.short and last in self.feeds:
             last = self.feeds[last]
@@ -409,7 +412,7 @@ def takes_r0(ins: Ins) -> bool:
         at_hand = _at_hand(ins.args[1]) and (ins.op == "store" or isinstance(ins.args[1], Value))
         return not (at_hand or _near(ins.args[0]))
     if ins.op in IN_PLACE:
-        return ins.dst is None or not all(map(_at_hand, (ins.dst, *ins.args)))
+        return ins.dst is None or not (_at_hand(ins.dst) and _at_hand(ins.args[0]))
     return True
 
 
