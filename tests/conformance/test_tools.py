@@ -60,6 +60,11 @@ TOOL = Trigger("true", r"^cat opened", r"^(\w+ opened \w+)$")
             "not here",
             "kwire: attach to kprobe:f: the kernel allows no probe there: EINVAL",
         ),
+        (
+            f"kwire: 2 targets are left out, the first kprobe:f: it is not traceable\n{ATTACHED}\n",
+            "not here",
+            "kwire: 2 targets are left out, the first kprobe:f: it is not traceable",
+        ),
         ("a.bt:1:2-3: ERROR: $x has no value here\n", "fails", "$x has no value here"),
         ("", "fails", "it says nothing"),
     ],

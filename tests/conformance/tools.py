@@ -47,7 +47,7 @@ ATTACHED = "__BPFTRACE_NOTIFY_PROBES_ATTACHED"
 NOT_HERE = re.compile(
     r"this kernel has no|no (?:function|tracepoint) matches|no module \w+ is loaded|has no member|"
     r"there is no function|it has no such function|no such (?:file|program)|no file|the kernel has no symbol|"
-    r"the kernel allows no probe there"
+    r"the kernel allows no probe there|not traceable"
 )
 """What is said of what a kernel, or this machine, has not."""
 
@@ -130,10 +130,14 @@ def judged(text: str, trigger: Trigger | None = None) -> Outcome:
     """What it means that a tool said this: that the kernel lacks something, or that it fails."""
     lines = text.splitlines()
     if trigger is not None and ATTACHED in lines:
+        without = [one for one in lines if "left out" in one and NOT_HERE.search(one)]
+        if without:
+            return Outcome("not here", "; ".join(without), text)
         return Outcome("fails", f"it does not print {trigger.expected!r}", text)
     found = [re.sub(r"^.*ERROR: ", "", one) for one in lines if "ERROR: " in one]
     found = found or [one for one in lines if one.startswith("kwire: ")] or lines[-1:]
-    missing = bool(found) and all(NOT_HERE.search(one) for one in found)
+    # What else is wrong then may follow: a map that no probe fills has no type.
+    missing = any(NOT_HERE.search(one) for one in found)
     why = "; ".join(dict.fromkeys(found)) or "it says nothing"
     return Outcome("not here" if missing else "fails", why, text)
 
@@ -265,7 +269,8 @@ def main() -> int:
         for module in MODULES:
             subprocess.run(["modprobe", module], check=False)
         for kind, place in FILE_SYSTEMS:
-            subprocess.run(["mount", "-t", kind, "none", place], check=False)
+            if not os.path.ismount(place):
+                subprocess.run(["mount", "-t", kind, kind, place], check=False)
     sums: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         program: Sequence[str] = KWIRE

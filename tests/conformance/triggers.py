@@ -60,9 +60,9 @@ TRIGGERS = {
         r"@cpu: *\n\[[01](?:, [12]\)|\]) +\d+ \|@",
     ),
     "dcsnoop.bt": Trigger(
-        "cat /etc/nowhere-at-all",
+        "cat /etc/nowhere-at-all$$",
         r"M /?.*nowhere-at-all",
-        r"^\d+ +(\d+ +cat +[MR] +.*nowhere-at-all)$",
+        r"^\d+ +(\d+ +cat +[MR] +.*nowhere-at-all\d+)$",
     ),
     "execsnoop.bt": Trigger(
         "exec env A=5 true joined", r"env A=5 true joined", r"^ *[\d:.]+ +(\d+ .*(?:env|true) .*)$"
