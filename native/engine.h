@@ -180,6 +180,9 @@ struct engine {
 	struct work work;
 };
 
+/* Slabs free between packets: those of a flow that gives what waits, and of the one that is let go of to have room for it. */
+#define SLABS_LEAST 4u
+
 #define NODE(e, place) ((struct node *)(void *)((e)->hold + (uint64_t)(place) * 8))
 #define NODE_DATA(e, place) ((e)->hold + (uint64_t)(place) * 8 + sizeof(struct node))
 

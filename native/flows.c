@@ -97,6 +97,8 @@ static void remove_flow(struct engine *e, uint32_t at)
 	e->flow_count--;
 	if (e->raw_flow == at)
 		e->raw_flow = 0;
+	if (e->letting_go == at)
+		e->letting_go = f->newer;
 	f->bucket = (uint32_t)e->flow_free;
 	e->flow_free = at;
 }
@@ -339,15 +341,16 @@ uint64_t kw_packets(struct engine *e)
 			return why;
 		if (make_room(e))
 			continue;
-		if (let_go(e))
-			continue;
 		if (e->evicting) { /* what it held was given: now it shows what is lost with it */
 			e->evicting = 0;
 			end_oldest(e, 1);
 			continue;
 		}
-		if (e->flow_count > e->max_flows || e->slab_free < 4 ||
-		    (e->stream_held > HELD && e->flow_count > 1)) {
+		/* whatever gives what waits, here or below, takes a slab for each side of its flow, so some are free before */
+		int short_of_slabs = e->slab_free < SLABS_LEAST;
+		if (!short_of_slabs && let_go(e))
+			continue;
+		if (e->flow_count > e->max_flows || short_of_slabs || (e->stream_held > HELD && e->flow_count > 1)) {
 			e->evicting = 1;
 			e->work = (struct work){ .flow = (uint32_t)e->oldest, .step = STEP_LET_GO };
 			continue;

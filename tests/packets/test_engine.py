@@ -4,6 +4,7 @@ hostile.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import random
 import struct
@@ -442,6 +443,27 @@ def test_a_frame_of_checksum_zero(
     mine, theirs = both(net.pcap([net.ethernet(net.ipv4(one)) for one in datagrams]), monkeypatch)
     assert mine == theirs
     assert mine["counts"][1] == 1 + (written == b"\0\0")
+
+
+def test_streams_that_give_up_together_find_room(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is short, and more streams than there is room for are inside a frame once they wait no more."""
+    monkeypatch.setattr(memory, "SLABS", 16)
+    part = net.data(1, *[net.event(1)] * 1600)[:60_000]
+    ports = range(1000, 1000 + network.HELD // len(part) + 2)
+    made = [net.tcp(b"", 0, 2, ports=(port, 17800), checksum=0) for port in ports]
+    made += [net.tcp(part, 1001, ports=(port, 17800), checksum=0) for port in (*ports, ports[0])]
+    data = net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made])
+    one = engine.Engine([17800])
+    rows = array("Q", bytes(8 * walk.ROW_WORDS * len(made)))
+    faces = walk.faces([(1, pcapng.Units(1_000_000_000))])
+    assert walk.pcap_rows(data, 24, len(data), False, faces, rows, len(made))[0] == len(made)
+    one.rows(data, rows, len(made), 0)
+    state = one._state
+    free = (ctypes.c_uint32 * 16).from_address(state.slab_stack)[: state.slab_free]
+    assert 2 <= state.slab_free <= 16
+    assert len(free) == len(set(free))
+    list(one.finish())
+    assert {"TCP_GAP", "TOO_MANY_FLOWS"} <= set(one.found)
 
 
 def test_structures_are_those_of_the_library() -> None:
