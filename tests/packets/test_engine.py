@@ -233,9 +233,11 @@ def told(net: Any) -> list[tuple[str, int, str]]:
 def outcome(data: bytes, **options: Any) -> dict[str, Any]:
     """All that a reading tells, sessions by their name."""
     events: dict[int, list[bytes]] = {}
+    sections: dict[int, Any] = {}  # which stay, so that no other one is taken for one that is let go of
     with open.open_capture(io.BytesIO(data), **options) as capture:
         for frames in capture:
             mine = events.setdefault(id(capture.section), [])
+            sections[id(capture.section)] = capture.section
             schemas = sorted(schema.probe for schema in capture.schemas.values())
             mine += [
                 bytes(frames.frame_bytes(index)) + repr(schemas).encode() for index in range(len(frames))
