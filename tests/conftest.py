@@ -22,7 +22,7 @@ from traces import Traces, become_subreaper, bpf_refusal
 
 from kwire.compile import verify
 
-pytest_plugins = ["parallel", "taken", "guests", "peers", "brokers"]
+pytest_plugins = ["parallel", "taken", "guests", "peers", "brokers", "verbs"]
 
 # Machines are noisy: nothing here is timed. The examples of a test are the same in each run, so that a change
 # is judged by what it changed; `--hypothesis-profile=search` looks for new ones.

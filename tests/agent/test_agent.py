@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE, until
 
 PROBE = "tracepoint:syscalls:sys_enter_getppid"
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
@@ -42,13 +43,6 @@ def free_port() -> int:
         port = server.getsockname()[1]
         assert isinstance(port, int)
         return port
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 class Load:
@@ -101,9 +95,9 @@ class Verb:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def end(self, status: int | None = 0, seconds: float = 60.0) -> dict[str, Any]:
+    def end(self, status: int | None = 0) -> dict[str, Any]:
         """Wait for it; its summary. `status` None: 3 where it tells losses, else 0."""
-        output, _ = self.process.communicate(timeout=seconds)
+        output, _ = self.process.communicate(timeout=PATIENCE)
         assert "Traceback" not in self.errors, self.errors
         told: dict[str, Any] = json.loads(output.splitlines()[-1]) if output else {}
         wanted = (3 if told.get("lost") else 0) if status is None else status
@@ -723,7 +717,7 @@ def test_an_agent_killed_and_its_collector_forgetful(world: World, load: Load) -
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(arguments: list[str], says: str) -> None:
-    run = subprocess.run([*KWIRE, "agent", *arguments], capture_output=True, text=True, timeout=30)
+    run = subprocess.run([*KWIRE, "agent", *arguments], capture_output=True, text=True, timeout=PATIENCE)
     assert run.returncode == 1
     assert says in run.stderr
     assert run.stderr.count("\n") == 1

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE, until
 
 from kwire.agent.remote import Endpoint, RemoteSession
 from kwire.errors import KwireError
@@ -43,13 +44,6 @@ traces = 3
 """
 
 pytestmark = [pytest.mark.live, pytest.mark.native]
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def children(pid: int) -> list[int]:
@@ -181,10 +175,7 @@ def trace(load: Load, **more: Any) -> dict[str, Any]:
 
 def run(talk: RemoteSession, sink: Counted, events: int) -> None:
     """Turn until so many events are there."""
-    end = time.monotonic() + 20
-    while sink.events < events:
-        assert time.monotonic() < end
-        talk.turn(0.05)
+    until(lambda: sink.events >= events, turn=lambda: talk.turn(0.05))
 
 
 def test_a_client_traces_and_stops(agent: Agent, load: Load) -> None:
@@ -198,7 +189,7 @@ def test_a_client_traces_and_stops(agent: Agent, load: Load) -> None:
     assert talk.received.produced == {1: 50_000}
     until(lambda: not agent.workers)
     agent.process.send_signal(signal.SIGINT)
-    assert agent.process.wait(10) == 0
+    assert agent.process.wait(PATIENCE) == 0
     assert '"traces": 1' in agent.process.communicate()[0]
 
 
@@ -323,7 +314,7 @@ def test_a_worker_that_is_killed_is_told(agent: Agent, load: Load) -> None:
 def test_without_its_launcher_an_agent_ends(agent: Agent, load: Load) -> None:
     agent.ask(trace(load))
     os.kill(agent.launcher, signal.SIGKILL)
-    assert agent.process.wait(10) == 1
+    assert agent.process.wait(PATIENCE) == 1
     assert "start the agent again" in agent.said.read_text()
 
 
@@ -337,7 +328,7 @@ def test_who_tells_all_its_processes_to_end_means_the_front(agent: Agent, load: 
     load.call(1000)
     agent.process.terminate()
     talk.until(lambda: talk.over)
-    assert (sink.events, agent.process.wait(15)) == (2000, 0)
+    assert (sink.events, agent.process.wait(PATIENCE)) == (2000, 0)
     assert "programs has ended" not in agent.said.read_text()
 
 
@@ -352,7 +343,7 @@ def test_nothing_outlives_the_front(agent: Agent, load: Load, number: signal.Sig
     if number == signal.SIGTERM:
         talk.until(lambda: talk.over)
         assert sink.events == 1000
-    agent.process.wait(15)
+    agent.process.wait(PATIENCE)
     until(lambda: not any(map(is_alive, processes)))
 
 
@@ -514,7 +505,7 @@ def test_sigterm_ends_the_traces_of_clients_that_are_away_too(
             talk.until(lambda: talk.over)
             assert talk.received.produced == {1: 1000}
             assert (sinks[0].events, sinks[0].lost_events) == (1000, 0)
-        assert agent.process.wait(20) == (0 if back else 3)
+        assert agent.process.wait(PATIENCE) == (0 if back else 3)
         said = agent.said.read_text()
         assert back or "1 client did not come back in time: 1,000 events lost" in said
     finally:

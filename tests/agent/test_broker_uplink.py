@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from brokers import Server, ask, free_ports, init, messages, needed
 from said import Said
+from waiting import until
 
 from kwire.agent import broker_uplink
 from kwire.agent import spool as spools
@@ -97,10 +98,7 @@ class World:
         return BrokerUplink(line, self.broker, hold or MemoryHold(1 << 20, FIRST), self.cargo)
 
     def until(self, condition: Callable[[], Any]) -> None:
-        end = self.loop.now() + 30
-        while not condition():
-            assert self.loop.now() < end, self.said
-            self.loop.turn(0.05)
+        until(condition, lambda: str(self.said), lambda: self.loop.turn(0.05))
 
     def close(self) -> None:
         self.broker.close()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.agent import confinement
 from kwire.agent.remote import Endpoint, RemoteSession
@@ -214,7 +215,7 @@ def test_an_agent_that_connects(attacked: Any, tmp_path: Path, port: int, kind: 
         os.getppid()
         time.sleep(1.5)
         agent.process.terminate()
-        agent.process.wait(100)
+        agent.process.wait(PATIENCE)
         assert agent.process.returncode == 1, agent.said.read_text()  # what it recorded is kept
         assert list((tmp_path / "spool").rglob("*.seg"))
 
@@ -232,7 +233,7 @@ def test_an_agent_that_listens(attacked: Any, tmp_path: Path, port: int, kind: s
         told = [one for one in agent.told(2) if one["pid"] != front["pid"]]
         is_nobody(told[0], agent)
     agent.process.terminate()
-    assert agent.process.wait(100) == 0
+    assert agent.process.wait(PATIENCE) == 0
     assert not (tmp_path / "agent").exists()
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE, until
 
 import kwire
 from kwire.agent.remote import Endpoint, RemoteSession, address_of
@@ -83,14 +84,14 @@ class Agent:
         with self._said.open("w") as said:
             self.process = subprocess.Popen([*KWIRE, "agent", "--listen", address, *arguments], stderr=said)
         self.host = ""
-        end = time.monotonic() + 20
-        while not self.host:
-            assert self.process.poll() is None, self._said.read_text()
-            assert time.monotonic() < end
-            time.sleep(0.01)
-            for line in self._said.read_text().splitlines():
-                if "listening at " in line:
-                    self.host = line.rpartition(" ")[2]
+        until(self._listens)
+
+    def _listens(self) -> bool:
+        assert self.process.poll() is None, self._said.read_text()
+        for line in self._said.read_text().splitlines():
+            if "listening at " in line:
+                self.host = line.rpartition(" ")[2]
+        return bool(self.host)
 
     @property
     def port(self) -> int:
@@ -99,7 +100,7 @@ class Agent:
     def close(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(60)  # it waits 10 s for a client that was killed
+            self.process.wait(PATIENCE)  # it waits 10 s for a client that was killed
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -134,7 +135,7 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
 
 def run(*arguments: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
     done = subprocess.run(
-        [*KWIRE, *map(str, arguments)], capture_output=True, text=True, timeout=60, **options
+        [*KWIRE, *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE, **options
     )
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -276,10 +277,9 @@ def test_limits_filters_and_processes(agent: Agent, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", caller], stdin=subprocess.PIPE) as other:
         command = [*KWIRE, "record", "-H", agent.host, PROBE, "-p", str(other.pid), "-n", str(CALLS)]
         with subprocess.Popen([*command, "-w", str(begun)]) as there:
-            while not begun.exists():
-                time.sleep(0.01)
+            until(begun.exists)
             other.communicate(b"\n")
-            assert there.wait(30) == 0
+            assert there.wait(PATIENCE) == 0
     assert len(shown(begun)) == CALLS
     assert record(agent, file, "-p", str(os.getpid()), "-d", "0.2")["lost"] == 0  # it ends by itself
     done = run("record", "-H", agent.host, PROBE, "-p", other.pid, "-w", file)
@@ -321,7 +321,7 @@ def test_ctrl_c_ends_it_in_order(agent: Agent, tmp_path: Path) -> None:
             assert there.poll() is None
             time.sleep(0.01)
         there.send_signal(signal.SIGINT)
-        output, _ = there.communicate(timeout=30)
+        output, _ = there.communicate(timeout=PATIENCE)
     assert there.returncode == 0
     told = json.loads(output)
     assert told["events"] == told["probes"][0]["produced"] > 0
@@ -333,7 +333,9 @@ def test_rotation_and_standard_output(agent: Agent, tmp_path: Path) -> None:
     assert len(told["files"]) > 2
     assert sum(len(shown(Path(file))) for file in told["files"]) == CALLS
     done = subprocess.run(
-        [*KWIRE, "record", "-H", agent.host, PROBE, "-c", COMMAND, "-w", "-"], capture_output=True, timeout=60
+        [*KWIRE, "record", "-H", agent.host, PROBE, "-c", COMMAND, "-w", "-"],
+        capture_output=True,
+        timeout=PATIENCE,
     )
     assert done.stdout[:4] == b"\x0a\x0d\x0d\x0a"
     (tmp_path / "b.pcapng").write_bytes(done.stdout)
@@ -378,11 +380,9 @@ def test_refusals_are_one_line(arguments: list[str], complaint: str, agent: Agen
 
 def test_nobody_there(tmp_path: Path) -> None:
     for host in (f"unix:{tmp_path}/none", "127.0.0.1:1", "udp:127.0.0.1:1"):
-        start = time.monotonic()
         done = run("record", "-H", host, PROBE, "-w", tmp_path / "a.pcapng")
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1
-        assert time.monotonic() - start < 45
     done = run("record", "-H", "tcp:192.0.2.1", PROBE, "-w", tmp_path / "a.pcapng")
     assert "in the clear" in done.stderr or "--insecure" in done.stderr
 
@@ -441,7 +441,7 @@ def test_a_connection_that_breaks_is_taken_up_again(start: Start, tcp_proxy: Any
         for _ in range(3):
             time.sleep(0.5)
             proxy.cut()
-        output, _ = there.communicate(timeout=60)
+        output, _ = there.communicate(timeout=PATIENCE)
     assert there.returncode == 0
     assert json.loads(output)["events"] == 50_000
     assert verify(file)[0] == 0
@@ -468,7 +468,7 @@ def test_an_agent_that_dies_is_an_error_and_the_file_is_kept(start: Start, tmp_p
         assert there.stderr is not None
         first = there.stderr.readline()  # at once, not when it is given up
         there.send_signal(signal.SIGINT)
-        _, said = there.communicate(timeout=60)
+        _, said = there.communicate(timeout=PATIENCE)
     assert first.startswith(f"kwire: {agent.host}: the connection broke: ")
     assert first.endswith("(trying again for 120 s)\n")
     assert there.returncode == 1
@@ -492,10 +492,7 @@ def test_a_client_that_dies_harms_nobody(start: Start, tmp_path: Path) -> None:
         str(tmp_path / "a.pcapng"),
     ]
     with subprocess.Popen(command) as there:
-        end = time.monotonic() + 20
-        while not (tmp_path / "a.pcapng").exists():  # its trace has begun
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        until((tmp_path / "a.pcapng").exists)  # its trace has begun
         there.kill()
     assert record(agent, tmp_path / "b.pcapng", "-c", COMMAND)["events"] == CALLS
 
@@ -654,11 +651,9 @@ def test_columns_of_what_is_there_now(agent: Agent) -> None:
     with kwire.connect(agent.host).trace(PROBE, pid=os.getpid()) as events:
         for _ in range(1000):
             os.getppid()
-        got, end = 0, time.monotonic() + 20
-        while got < 1000 and time.monotonic() < end:
-            columns = events.columns()
-            got += len(columns["pid"])
-    assert got == 1000
+        seen: list[int] = []
+        until(lambda: len(seen) >= 1000, turn=lambda: seen.extend(events.columns()["pid"]))
+    assert seen == [os.getpid()] * 1000
     assert events.lost == 0
 
 

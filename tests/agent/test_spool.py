@@ -6,7 +6,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import until
 
 from kwire.agent import manifest
 from kwire.agent import spool as spools
@@ -33,14 +33,6 @@ PREFIX = [b"schema 1", b"schema 2"]
 MB = 1 << 20
 
 
-def wait(done: Callable[[], bool]) -> None:
-    """Wait for the writer."""
-    deadline = time.monotonic() + 10
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def written(spool: Spool) -> bool:
     spool._settle()
     return spool._written == spool._end
@@ -48,7 +40,7 @@ def written(spool: Spool) -> bool:
 
 def settle(spool: Spool) -> None:
     """Wait until everything is on disk."""
-    wait(lambda: written(spool))
+    until(lambda: written(spool))
 
 
 def all_of(spool: Spool) -> list[bytes]:
@@ -85,14 +77,14 @@ def test_it_begins_with_its_prefix(spool: Spool) -> None:
 def test_what_leaves_the_memory_comes_back_from_disk(spool: Spool) -> None:
     payloads = [bytes([i % 251]) * 60_000 for i in range(300)]  # 18 MB, of which 2 stay in memory
     for payload in payloads:
-        wait(lambda: spool.room > 60_000)
+        until(lambda: spool.room > 60_000)
         spool.put(spool.next, payload)
     settle(spool)
     assert sum(map(len, spool._memory.values())) <= 2 * MB
     assert all_of(spool)[2:] == payloads
     on_disk = spool.size
     spool.release(250)
-    wait(lambda: spool.size < on_disk * 0.6)  # one segment of three is gone
+    until(lambda: spool.size < on_disk * 0.6)  # one segment of three is gone
     assert all_of(spool) == payloads[249:]
     assert spool._cached + spool._unwritten >= 0
 
@@ -301,7 +293,7 @@ def test_a_live_spool_that_is_changed_gives_no_wrong_byte(tmp_path: Path) -> Non
     spool.run()
     payloads = [b"".join(event(number * 500 + step) for step in range(500)) for number in range(100)]
     for payload in payloads:
-        wait(lambda: spool.room > 30_000)
+        until(lambda: spool.room > 30_000)
         spool.put(spool.next, payload)
     settle(spool)
     [file] = tmp_path.rglob("*.seg")
@@ -375,7 +367,7 @@ def test_a_live_spool_that_vanishes_costs_what_was_in_it(tmp_path: Path, how: st
 
     def put(count: int) -> None:
         for _ in range(count):
-            wait(lambda: spool.room > 30_000)
+            until(lambda: spool.room > 30_000)
             spool.put(spool.next, b"".join(event(step) for step in range(500)))
 
     put(100)
@@ -389,7 +381,7 @@ def test_a_live_spool_that_vanishes_costs_what_was_in_it(tmp_path: Path, how: st
             os.truncate(file, 50_000)
     put(20)
     if how == "removed":
-        wait(lambda: bool(spool.trouble))
+        until(lambda: bool(spool.trouble))
         assert spool.unwritten == 60_000
     else:
         settle(spool)
@@ -659,15 +651,15 @@ def test_a_full_disk_is_less_room_and_then_room_again(small_disk: Path) -> None:
         spool.put(spool.next, payloads[-1])
         if len(payloads) < 30:
             settle(spool)
-    wait(lambda: "space" in spool.trouble)
+    until(lambda: "space" in spool.trouble)
     assert 90 < len(payloads) < 110  # 2 MB of disk and 3 of memory
     assert all_of(spool)[2:] == payloads
     for sequence in range(2, 52):  # a sink takes them in order: what is on the disk, and a little more
         spool.release(sequence)
-    wait(lambda: not spool.trouble)
+    until(lambda: not spool.trouble)
     assert all_of(spool) == payloads[50:]
     spool.release(2 + len(payloads) - 1)
-    wait(lambda: written(spool) and spool.room > 2.9 * MB)
+    until(lambda: written(spool) and spool.room > 2.9 * MB)
     spool.put(spool.next, b"more")
     settle(spool)
     assert all_of(spool) == [b"more"]

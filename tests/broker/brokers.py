@@ -7,12 +7,12 @@ import contextlib
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from waiting import until
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class Server:
         assert SERVER is not None
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([SERVER, "-c", self._config], stdout=log, stderr=log)
-        wait_for(self._listens, self.log)
+        until(self._listens, self.log)
 
     def _listens(self) -> bool:
         assert self._process is not None
@@ -131,14 +131,6 @@ def server(tmp_path: Path) -> Iterator[Server]:
     with Server(tmp_path / "broker", free_ports(1)[0]) as server:
         init(server.url)
         yield server
-
-
-def wait_for(condition: Callable[[], Any], why: Callable[[], str] = str, seconds: float = 30.0) -> None:
-    """Until something holds; the test fails where that takes too long."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"it took too long: {why()}"
-        time.sleep(0.01)
 
 
 def ask(url: str, question: Callable[[Any, Any], Awaitable[T]], patience: float = 5.0, **options: Any) -> T:

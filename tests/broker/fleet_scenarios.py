@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "faults"), str(Path(__file__).parent)]
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("faults", "session", "broker")]
 
 import fault_source  # noqa: E402
 from brokers import Cluster, Server, ask, free_ports, init  # noqa: E402

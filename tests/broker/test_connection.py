@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Cluster, Server, ask, free_ports, init, needed, wait_for
+from brokers import Cluster, Server, ask, free_ports, init, needed
+from waiting import until
 
 from kwire.broker.client import Connection
 
@@ -30,7 +31,7 @@ def test_of_changes_that_come_at_once_one_counts(tmp_path: Path) -> None:
     """Also in a cluster, whose servers of 2.9 let two of them pass where only the revision is looked at."""
     needed()
     with Cluster(tmp_path) as cluster:
-        wait_for(lambda: made(cluster))
+        until(lambda: made(cluster))
 
         async def race(nc: Any, js: Any) -> list[int]:
             import nats

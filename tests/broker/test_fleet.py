@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Server, ask, free_ports, init, messages, needed, wait_for
+from brokers import Server, ask, free_ports, init, messages, needed
 from fault_judge import look_into
+from waiting import until
 
 from kwire.cli.main import main
 
@@ -106,7 +107,7 @@ class Fleet:
             )
 
     def until(self, text: str) -> None:
-        wait_for(lambda: text in self.said.read_text(), self.said.read_text)
+        until(lambda: text in self.said.read_text(), self.said.read_text)
 
     def verify(self) -> dict[str, Any]:
         command = [sys.executable, "-m", "kwire", "verify", "--json", *map(str, self.folder.glob("*.pcapng"))]
@@ -346,7 +347,7 @@ def _agent_that_waits(url: str, why: str, folder: Path) -> str:
         stdout=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": FOLDERS},
     ) as job:
-        wait_for(lambda: why in said.read_text(), said.read_text)
+        until(lambda: why in said.read_text(), said.read_text)
         job.send_signal(signal.SIGINT)
         job.wait()
     return said.read_text()

@@ -10,6 +10,7 @@ import subprocess
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.btf import types as t
 from kwire.btf.blob import Btf
@@ -31,7 +32,7 @@ def btf() -> Btf:
 
 def bpftool(*arguments: str) -> str:
     command = ["bpftool", *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout
 
 
 LINKAGE = ("static", "global", "extern")

@@ -11,13 +11,13 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from site_of_one import events, schema
+from waiting import PATIENCE, until
 
 from kwire import toml
 from kwire.agent.spool import begin
@@ -191,7 +191,7 @@ def test_the_document_has_every_key() -> None:
 
 def kwire(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "kwire.cli.main", *words], text=True, capture_output=True, timeout=60
+        [sys.executable, "-m", "kwire.cli.main", *words], text=True, capture_output=True, timeout=PATIENCE
     )
 
 
@@ -263,13 +263,6 @@ def test_check_finds_what_is_not_installed(
 # ---------------------------------------------------------------------- SIGHUP
 
 
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
-
-
 class Running:
     """A collector, or agent, that says what it does into a file."""
 
@@ -292,7 +285,7 @@ class Running:
     def close(self) -> int:
         self.process.send_signal(signal.SIGINT)
         try:
-            return self.process.wait(20)
+            return self.process.wait(PATIENCE)
         finally:
             self.process.kill()
             self._log.close()
@@ -313,7 +306,7 @@ def running(tmp_path: Path) -> Iterator[Callable[..., Running]]:
 
 def scraped(path: Path) -> str:
     with socket.socket(socket.AF_UNIX) as connected:
-        connected.settimeout(20)
+        connected.settimeout(PATIENCE)
         connected.connect(str(path))
         connected.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         parts = []
@@ -487,9 +480,9 @@ def test_an_agent_that_is_nobody_shows_its_new_certificate(tmp_path: Path) -> No
         file.write_text(text + 'memory = "32M"\n')
         agent.send_signal(signal.SIGHUP)
         until(lambda: "is read again, certificates too; restart for the new memory" in log.read_text())
-        collected = subprocess.run([*command, *words], capture_output=True, text=True, timeout=30)
+        collected = subprocess.run([*command, *words], capture_output=True, text=True, timeout=PATIENCE)
         assert "localhost" in collected.stderr or "web1" in collected.stderr
-        assert agent.wait(20) == 0, log.read_text()
+        assert agent.wait(PATIENCE) == 0, log.read_text()
     finally:
         agent.kill()
         agent.wait()

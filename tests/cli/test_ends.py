@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 KWIRE = [sys.executable, "-m", "kwire"]
 EXEC = "tracepoint:sched:sched_process_exec"
@@ -20,14 +21,14 @@ BYTES = b"something of somebody"
 
 def kwire(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line; its output is text."""
-    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=PATIENCE, **options)
 
 
 def shell(script: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a shell's script, in which $K is kwire and $P a probe; its output is text."""
     env = {**os.environ, "K": " ".join(KWIRE), "P": EXEC}
     run = subprocess.run(
-        ["bash", "-c", script], cwd=cwd, env=env, capture_output=True, text=True, timeout=120, **options
+        ["bash", "-c", script], cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE, **options
     )
     assert "Traceback" not in run.stderr
     assert "Exception ignored" not in run.stderr
@@ -190,7 +191,7 @@ def test_a_signal_ends_a_recording_in_order(number: signal.Signals, tmp_path: Pa
             for pause in (0.0, 0.02, 0.05):  # `timeout` tells a process and its group, a terminal all of them
                 time.sleep(pause)
                 recorder.send_signal(number)
-            said = recorder.communicate(timeout=60)[1]
+            said = recorder.communicate(timeout=PATIENCE)[1]
         finally:
             recorder.kill()
     assert recorder.returncode == 0
@@ -398,7 +399,7 @@ def test_a_signal_ends_a_query_that_a_library_is_at(number: signal.Signals, tmp_
             time.sleep(3)
             assert query.poll() is None
             query.send_signal(number)
-            said = query.communicate(timeout=60)[1]
+            said = query.communicate(timeout=PATIENCE)[1]
         finally:
             query.kill()
     assert (query.returncode, said) == (130 if number == signal.SIGINT else -number, "")

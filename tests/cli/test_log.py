@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import re
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from verbs import Verb
+from waiting import PATIENCE, until
 
 from kwire.cli import lines
 from kwire.cli.tracing import Progress
@@ -21,53 +19,8 @@ from kwire.transport.certs import make_certs
 from kwire.transport.life import EVENTS, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
-KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 PROBE = "tracepoint:syscalls:sys_enter_getppid"
 KEYS = ["time", "level", "event", "verb", "message"]
-
-
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-class Verb:
-    """A running `kwire`, and the lines it has told."""
-
-    def __init__(self, path: Path, *arguments: str) -> None:
-        self.said = path / f"{time.monotonic_ns()}.stderr"
-        with self.said.open("w") as stderr:
-            command = [*KWIRE, *arguments]
-            self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, cwd=path)
-
-    @property
-    def told(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.said.read_text().splitlines(keepends=True) if "\n" in line]
-
-    @property
-    def events(self) -> list[str]:
-        return [line["event"] for line in self.told]
-
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Verb]]:
-    verbs: list[Verb] = []
-
-    def begin(*arguments: str) -> Verb:
-        verbs.append(Verb(tmp_path, *arguments))
-        return verbs[-1]
-
-    yield begin
-    for verb in verbs:
-        if verb.process.poll() is None:
-            verb.process.kill()
-        verb.process.wait()
 
 
 def tls(directory: Path, role: str) -> list[str]:
@@ -104,7 +57,7 @@ def test_a_refused_certificate_is_told_at_both_ends(start: Callable[..., Verb], 
         "--log=json",
         *tls(tmp_path / "ours", "agent"),
     )
-    other.process.wait(30)
+    other.process.wait(PATIENCE)
     assert [event for event in other.events if event != "note"] == ["connected", "summary"]
     until(lambda: "session_ended" in collector.events)
     agent.end()
@@ -125,12 +78,12 @@ def test_a_refused_certificate_is_told_at_both_ends(start: Callable[..., Verb], 
 def test_the_last_error_is_a_line_of_the_same_form(start: Callable[..., Verb], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     verb = start("collect", "--listen", "unix:s", "-w", "file", "--log", "json")
-    assert verb.process.wait(30) == 1
+    assert verb.process.wait(PATIENCE) == 1
     [line] = verb.told
     assert (line["event"], line["level"]) == ("error", "error")
     assert "file" in line["message"]
     nobody = start("collect", "--log", "json")
-    assert nobody.process.wait(30) == 1
+    assert nobody.process.wait(PATIENCE) == 1
     assert [(line["event"], "from whom?" in line["message"]) for line in nobody.told] == [("error", True)]
 
 

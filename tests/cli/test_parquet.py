@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 from said import Said
 from site_of_one import Site
-from tests.collector.test_collect_command import Commands, stored, until
+from tests.collector.test_collect_command import Commands, stored
 from tests.collector.test_retention import delivered
+from waiting import PATIENCE, until
 
 from kwire.cli import parquet
 from kwire.cli.parquet import Feeder, LakeProcess
@@ -172,7 +173,7 @@ def test_mistakes_are_one_line(commands: Commands, lake: str, says: str) -> None
         (commands.path / name).touch()
     arguments = ("-w", "in", "--parquet", lake, "--listen", commands.address)
     process = commands.start(*_collect(), *arguments)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err.count("\n")) == (1, 1), err
     assert says in err
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.packets import samples
 
@@ -26,7 +27,7 @@ def work():
     one = generator()
     next(one)
     del one  # Python closes it, and can raise nothing there
-    time.sleep(60)
+    time.sleep(1000)
     return 0
 
 sys.exit(process.run(work))
@@ -36,7 +37,7 @@ sys.exit(process.run(work))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_python_cleans_up_ends_us_without_a_word(number: signal.Signals) -> None:
     command = [sys.executable, "-c", CLEANING, str(int(number))]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert run.stderr == ""
     assert run.returncode == (130 if number == signal.SIGINT else -number)
 

@@ -6,13 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 
 
 def kwire(*words: str) -> subprocess.CompletedProcess[str]:
     """Run the command line; its output is text."""
-    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=120)
+    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=PATIENCE)
 
 
 def complaint(run: subprocess.CompletedProcess[str]) -> str:
@@ -102,7 +103,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_user_without_privileges_is_told_what_is_missing(tmp_path: Path) -> None:
     words = ["record", "tracepoint:sched:sched_switch", "-d", "1", "-w", str(tmp_path / "a")]
     run = subprocess.run(
-        ["setpriv", "--bounding-set=-all", *KWIRE, *words], capture_output=True, text=True, timeout=120
+        ["setpriv", "--bounding-set=-all", *KWIRE, *words], capture_output=True, text=True, timeout=PATIENCE
     )
     line = complaint(run)
     assert "root" in line or "CAP_" in line

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.wire.names import SYSCALLS
 
@@ -20,7 +21,7 @@ OPENS = "tracepoint:syscalls:sys_enter_openat /pid == cpid/"
 
 def kwire(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
-    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=120, input=text)
+    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=PATIENCE, input=text)
 
 
 @pytest.fixture

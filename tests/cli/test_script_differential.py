@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from bpftrace_here import BPFTRACE
+from waiting import PATIENCE
 
 KWIRE = [sys.executable, "-m", "kwire.cli.main", "-q"]
 
@@ -82,8 +83,10 @@ SCRIPTS = {
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_both_print_the_same(name: str, environment: dict[str, str]) -> None:
     words = ["-e", SCRIPTS[name], "12", "30", "word"]
-    other = subprocess.run([*BPFTRACE, *words], capture_output=True, text=True, timeout=60, env=environment)
-    own = subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=60)
+    other = subprocess.run(
+        [*BPFTRACE, *words], capture_output=True, text=True, timeout=PATIENCE, env=environment
+    )
+    own = subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=PATIENCE)
     assert own.stderr == ""
     assert lines(own.stdout) == lines(other.stdout), other.stderr
     assert own.returncode == other.returncode == 0
@@ -138,7 +141,7 @@ def test_both_see_the_same_of_a_process(environment: dict[str, str], tmp_path: P
                         break
                     except subprocess.TimeoutExpired:
                         continue
-                out, _ = tracer.communicate(timeout=60)
+                out, _ = tracer.communicate(timeout=PATIENCE)
             traced.stdin.close()
             found[name] = [line for line in lines(out) if not line.startswith("@")]
     hostname = next(line for line in found["kwire"] if "hostname" in line)

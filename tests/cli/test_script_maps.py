@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.kernel.sys import possible_cpus
 
@@ -29,7 +30,7 @@ END { printf("%d\\n", @a); print(@m); }
 def kwire(*words: str) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
     return subprocess.run(
-        [sys.executable, "-m", "kwire.cli.main", *words], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "kwire.cli.main", *words], capture_output=True, text=True, timeout=PATIENCE
     )
 
 

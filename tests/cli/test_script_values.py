@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 
@@ -124,7 +125,7 @@ LEFT = """@at[vfs_read]: 1
 @pytest.mark.live
 @pytest.mark.kernels("6.12")
 def test_what_values_mean() -> None:
-    run = subprocess.run([*KWIRE, "-q", "-e", SCRIPT], capture_output=True, text=True, timeout=200)
+    run = subprocess.run([*KWIRE, "-q", "-e", SCRIPT], capture_output=True, text=True, timeout=PATIENCE)
     name = pwd.getpwuid(os.geteuid()).pw_name
     own = Path("/proc/self/comm").read_text()[:2]
     printed, _, left = run.stdout.partition("\n\n")
@@ -145,7 +146,7 @@ begin { @lru[1] = count(); @lru[2] = count(); @full[1] = count(); @full[2] = cou
 @pytest.mark.live
 @pytest.mark.kernels("6.12")
 def test_what_a_script_is_told() -> None:
-    run = subprocess.run([*KWIRE, "-q", "-e", FULL], capture_output=True, text=True, timeout=200)
+    run = subprocess.run([*KWIRE, "-q", "-e", FULL], capture_output=True, text=True, timeout=PATIENCE)
     assert run.stdout.split() == ["@full[1]:", "1", "@lru[2]:", "1"]
     assert "WARNING: Unused map: @none\n" in run.stderr
     assert "WARNING: Map full; can't update element: @full, 1 update;" in run.stderr
@@ -157,7 +158,7 @@ def test_what_a_script_is_told() -> None:
 @pytest.mark.kernels("6.12")
 def test_nothing_is_done_once_a_probe_has_asked_for_the_end() -> None:
     script = 'interval:us:100 { printf("once\\n"); @ = count(); exit(3); } end { printf("end\\n"); }'
-    run = subprocess.run([*KWIRE, "-q", "-e", script], capture_output=True, text=True, timeout=200)
+    run = subprocess.run([*KWIRE, "-q", "-e", script], capture_output=True, text=True, timeout=PATIENCE)
     assert run.stdout.split() == ["once", "end", "@:", "1"]
     assert run.returncode == 3
 
@@ -178,7 +179,9 @@ def test_who_stops_reading_ends_a_script_without_a_word() -> None:
 
 def test_a_script_tells_its_options() -> None:
     script = 'begin { print((getopt("one", 10, "what it is"), getopt("two"))) }'
-    run = subprocess.run([*KWIRE, "-e", script, "--", "--help"], capture_output=True, text=True, timeout=100)
+    run = subprocess.run(
+        [*KWIRE, "-e", script, "--", "--help"], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert run.stderr == "HINT: expected program options:\n  --one: what it is\n  --two\n"
     assert run.returncode == 1
 
@@ -192,11 +195,11 @@ def test_series_of_times(tmp_path: Path) -> None:
     script = script.replace("1h", "3600s")
     capture = str(tmp_path / "series.pcapng")
     run = subprocess.run(
-        [*KWIRE, "-q", "-w", capture, "-e", script], capture_output=True, text=True, timeout=200
+        [*KWIRE, "-q", "-w", capture, "-e", script], capture_output=True, text=True, timeout=PATIENCE
     )
     assert "@[a]:\n" in run.stdout, run.stderr
     assert run.stdout.count("*") in (2, 3)  # the hour may have changed between two of them
-    shown = subprocess.run([*KWIRE, "show", capture], capture_output=True, text=True, timeout=200)
+    shown = subprocess.run([*KWIRE, "show", capture], capture_output=True, text=True, timeout=PATIENCE)
     assert shown.stdout == run.stdout
 
 
@@ -208,13 +211,13 @@ def test_settings_of_the_environment_go_before() -> None:
         "-e",
         "config = { max_strlen = 5; BPFTRACE_STACK_MODE = raw } begin { $x = str(1); }",
     ]
-    run = subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=100, env=environment)
+    run = subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert run.returncode == 0, run.stderr
     wrong = subprocess.run(
         [*KWIRE, "-d", "ir", "-e", "begin { }"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=PATIENCE,
         env=environment | {"BPFTRACE_MAX_STRLEN": "0"},
     )
     assert "max_strlen is from 1 to 16,384" in wrong.stderr

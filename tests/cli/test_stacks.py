@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from bpftrace_here import BPFTRACE
+from waiting import PATIENCE
 
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 
@@ -51,7 +52,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 def run(*words: str, **environment: str) -> str:
     done = subprocess.run(
-        words, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+        words, capture_output=True, text=True, timeout=PATIENCE, env={**os.environ, **environment}
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

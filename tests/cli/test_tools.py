@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.tools import TOOLS, described
 
@@ -18,7 +19,7 @@ KWIRE = [sys.executable, "-m", "kwire.cli.main", "tools"]
 
 
 def run(*words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*KWIRE, *map(str, words)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*KWIRE, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE)
     assert "Traceback" not in done.stderr, done.stderr
     assert done.returncode == status, done.stderr
     return done
@@ -177,7 +178,9 @@ def test_what_a_tool_tells_is_kept_shown_again_and_asked(tmp_path: Path) -> None
     live = run("offcpu", "-w", file, "-f", "svg", "--", *PYTHON, NAPS)
 
     def kwire(*words: str | Path) -> str:
-        done = subprocess.run([*KWIRE[:-1], *map(str, words)], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [*KWIRE[:-1], *map(str, words)], capture_output=True, text=True, timeout=PATIENCE
+        )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.cli.main import main
 
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.live, pytest.mark.kernels("6.12")]  # the same in each
 
 def kwire(*words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
     """Run the command line."""
-    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=120, input=text)
+    return subprocess.run([*KWIRE, *words], capture_output=True, text=True, timeout=PATIENCE, input=text)
 
 
 @pytest.fixture

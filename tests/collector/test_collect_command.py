@@ -11,13 +11,14 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from site_of_one import events, schema
 from verified import verify_file
+from waiting import PATIENCE, until
 
 from kwire.agent.spool import begin
 from kwire.capture.reader import Capture
@@ -69,7 +70,7 @@ class Commands:
         """Stop a collector; what it says at the end."""
         if process.poll() is None:
             process.send_signal(stop)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in err, err
         assert out, err
         summary: dict[str, Any] = json.loads(out)
@@ -77,7 +78,7 @@ class Commands:
 
     @staticmethod
     def sent(process: subprocess.Popen[str]) -> dict[str, Any]:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         told: dict[str, Any] = json.loads(out)
         return told
@@ -91,13 +92,6 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def stored(*paths: Path) -> int:
@@ -191,19 +185,21 @@ def test_sigterm_leaves_sessions_for_the_next_one(commands: Commands) -> None:
 def test_it_ends_by_time_and_by_number(commands: Commands) -> None:
     collector = commands.collect("-w", "in", "-n", "1000")
     replay = commands.replay(1_000_000, "--rate", "20000")
-    out, _ = collector.communicate(timeout=20)
+    out, _ = collector.communicate(timeout=PATIENCE)
     assert 1000 <= json.loads(out)["events"] < 1_000_000
     assert collector.returncode == 3  # what the agent produces until it ends is not known
     replay.kill()
     replay.wait()
     collector = commands.collect("-w", "in", "-d", "300ms")
-    assert collector.wait(timeout=20) == 0  # nobody comes, and what came before is that collector's to tell
+    assert (
+        collector.wait(timeout=PATIENCE) == 0
+    )  # nobody comes, and what came before is that collector's to tell
 
 
 def test_two_collectors_do_not_share_a_folder(commands: Commands) -> None:
     commands.collect("-w", "in")
     second = commands.start(*COMMAND, "collect", "--listen", f"unix:{commands.path}/other", "-w", "in")
-    _, err = second.communicate(timeout=20)
+    _, err = second.communicate(timeout=PATIENCE)
     assert second.returncode == 1
     assert err == ("kwire: write to in: another collector writes there; give each collector its own folder\n")
 
@@ -221,7 +217,7 @@ def test_two_collectors_do_not_share_a_folder(commands: Commands) -> None:
 )
 def test_what_cannot_be_is_said_in_a_line(commands: Commands, arguments: list[str], says: str) -> None:
     done = commands.start(*COMMAND, "collect", *arguments)
-    _, err = done.communicate(timeout=20)
+    _, err = done.communicate(timeout=PATIENCE)
     assert done.returncode == 1
     assert says in err
     assert err.count("\n") == 1
@@ -327,7 +323,7 @@ def test_real_agents_come_and_go(commands: Commands) -> None:
     collector.kill()
     collector.communicate()
     collector = commands.collect("-w", "in")
-    told = [json.loads(agent.communicate(timeout=60)[0]) for agent in agents]
+    told = [json.loads(agent.communicate(timeout=PATIENCE)[0]) for agent in agents]
     summary = commands.summary(collector)
     hosts = {host["host"]: host for host in summary["hosts"]}
     for number, said in enumerate(told):
@@ -354,7 +350,7 @@ def test_what_a_script_prints_is_collected(commands: Commands) -> None:
     assert commands.sent(agent)["lost"] == 0
     commands.summary(collector)
     [path] = (commands.path / "in").glob("*.pcapng")
-    shown = commands.start(*COMMAND, "show", str(path)).communicate(timeout=60)
+    shown = commands.start(*COMMAND, "show", str(path)).communicate(timeout=PATIENCE)
     assert shown == ("hello 7\n@b[x]: 5\nend\n\n\n@b[x]: 5\n@c[python3]: 9\n", "")
 
 
@@ -447,14 +443,11 @@ def test_what_agents_say_reaches_a_terminal_escaped(commands: Commands, verbose:
 
     once = [session]
     connector = connect(loop, parse(commands.address), lambda: once.pop() if once else None, Hostile())
-    end = time.monotonic() + 20
-    while not ended:
-        assert time.monotonic() < end
-        loop.turn(0.05)
+    until(lambda: ended, turn=lambda: loop.turn(0.05))
     connector.close()
     loop.close()
     collector.send_signal(signal.SIGINT)
-    out, err = collector.communicate(timeout=30)
+    out, err = collector.communicate(timeout=PATIENCE)
     assert "Traceback" not in err
     assert "\\e[2J" in err
     harmless(out + err)
@@ -467,7 +460,7 @@ def test_what_collectors_say_reaches_a_terminal_escaped(commands: Commands, verb
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(commands.address.removeprefix("unix:"))
     listener.listen()
-    listener.settimeout(20)
+    listener.settimeout(PATIENCE)
     spool = str(commands.path / "spool")
     made = begin(spool, b"t" * 16, list(schema("web1").frames()), 1 << 20, 1 << 20)
     made.run()
@@ -478,7 +471,7 @@ def test_what_collectors_say_reaches_a_terminal_escaped(commands: Commands, verb
     )
     for answer in ("refused", "superseded", "established"):
         connected, _ = listener.accept()
-        connected.settimeout(20)
+        connected.settimeout(PATIENCE)
         hello = None
         heard = b""
         while hello is None:
@@ -500,7 +493,7 @@ def test_what_collectors_say_reaches_a_terminal_escaped(commands: Commands, verb
         connected.close()
     listener.close()
     agent.send_signal(signal.SIGINT)
-    out, err = agent.communicate(timeout=30)
+    out, err = agent.communicate(timeout=PATIENCE)
     assert "Traceback" not in err
     assert "\\e[2J" in err
     assert "error \\e[2J" in err

@@ -175,8 +175,8 @@ def both(site: Site) -> tuple[Source, Source]:
                 cut(peer)
     for source, peer in zip((victim, other), peers, strict=True):
         source.finish(peer)
-    site.until(lambda: other.ended is not None, 10)
-    site.until(lambda: victim.ended is not None, 10)
+    site.until(lambda: other.ended is not None)
+    site.until(lambda: victim.ended is not None)
     return victim, other
 
 
@@ -187,7 +187,7 @@ def test_a_failure_in_any_call_ends_one_session_and_no_other(
     site.open()
     bomb = Bomb(monkeypatch, place, name)
     both(site)
-    site.until(lambda: not site.collector.collected_sessions, 10)
+    site.until(lambda: not site.collector.collected_sessions)
     site.close()
     (capture,) = site.path.glob("in/other-*.pcapng")
     assert complete(capture) == 180

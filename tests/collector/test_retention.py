@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from site_of_one import Site, Source, complete, numbers
 from verified import verify_file
+from waiting import PATIENCE
 
 from kwire.capture import identity
 from kwire.capture.removed import LEDGER, Removed, in_words, read_ledger, without, write_ledger
@@ -379,7 +380,11 @@ def test_numbers_in_words() -> None:
 
 def kwire(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "kwire.cli.main", *words], cwd=cwd, text=True, capture_output=True, timeout=60
+        [sys.executable, "-m", "kwire.cli.main", *words],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        timeout=PATIENCE,
     )
 
 

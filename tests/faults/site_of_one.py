@@ -11,6 +11,7 @@ from typing import Any
 
 from said import Said
 from verified import verify_file
+from waiting import until
 
 from kwire.capture.reader import Capture
 from kwire.collector.collected_session import CaptureTarget
@@ -155,11 +156,8 @@ class Site:
         self.connectors.append(connector)
         return connector
 
-    def until(self, condition: Callable[[], object], seconds: float = 20.0) -> None:
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "it did not happen in time"
-            self.loop.turn(0.05)
+    def until(self, condition: Callable[[], object]) -> None:
+        until(condition, turn=lambda: self.loop.turn(0.05))
 
     def captures(self) -> list[Path]:
         return sorted((self.path / "in").glob("*.pcapng"))

@@ -12,6 +12,7 @@ import sys
 import textwrap
 
 import pytest
+from waiting import PATIENCE
 
 import kwire
 from kwire.errors import KwireError
@@ -227,7 +228,7 @@ except kwire.KwireError as error:
 @pytest.mark.kernels("6.12")  # the same in each
 def test_the_prompt_defines_probes_or_says_what_to_do() -> None:
     run = subprocess.run(
-        [sys.executable, "-i", "-q"], input=TYPED, capture_output=True, text=True, timeout=60
+        [sys.executable, "-i", "-q"], input=TYPED, capture_output=True, text=True, timeout=PATIENCE
     )
     if sys.version_info >= (3, 13):
         assert "kept 0" in run.stdout, run.stderr
@@ -241,5 +242,5 @@ def test_the_prompt_defines_probes_or_says_what_to_do() -> None:
 def test_a_function_made_from_text_is_read_where_it_says_it_is(tmp_path) -> None:
     file = tmp_path / "made.py"
     file.write_text(textwrap.dedent(TYPED))
-    run = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, str(file)], capture_output=True, text=True, timeout=PATIENCE)
     assert "kept 0" in run.stdout, run.stderr

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.errors import KwireError
 from kwire.live.planner import make_plan
@@ -145,7 +146,7 @@ def test_a_module_that_goes_is_said_while_it_is_traced(
         assert unload(DUMMY) == ""
         assert traced.stderr.readline() == "kwire: module dummy was unloaded: its 1 probe ended with it\n"
         traced.terminate()
-        assert traced.wait(100) == 0
+        assert traced.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("target", ["dummy:dummy_xmit", "dummy:dummy_*"])

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 import kwire
 from kwire.errors import KwireError
@@ -111,9 +112,9 @@ def test_the_status_is_that_of_exit(tmp_path: Path) -> None:
     text = "import kwire\n@kwire.begin\ndef first():\n    exit(4)\n"
     (tmp_path / "p.py").write_text(text)
     words = [sys.executable, "-m", "kwire.cli.main", "trace", str(tmp_path / "p.py")]
-    assert subprocess.run(words, capture_output=True, timeout=60).returncode == 4
+    assert subprocess.run(words, capture_output=True, timeout=PATIENCE).returncode == 4
     (tmp_path / "p.py").write_text(text.replace("4", ""))
-    assert subprocess.run(words, capture_output=True, timeout=60).returncode == 0
+    assert subprocess.run(words, capture_output=True, timeout=PATIENCE).returncode == 0
 
 
 ticks = kwire.Variable()
@@ -222,4 +223,4 @@ def test_a_signal_to_a_script() -> None:
         assert ran.stdout.readline() == "ready\n"
         ran.send_signal(signal.SIGUSR1)
         assert ran.stdout.readline() == "came\n"
-        assert ran.wait(60) == 7
+        assert ran.wait(PATIENCE) == 7

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 import kwire
 from kwire.errors import KwireError
@@ -240,7 +241,7 @@ def test_a_process_is_traced_in_a_pid_namespace_and_ends_the_trace(tmp_path: Pat
         f"{' '.join(KWIRE)} record {GETPPID} -p $! -w {path} --json & "
         f"for n in $(seq 300); do test -e {path} && break; sleep 0.1; done; echo >&3; wait"
     )
-    run = subprocess.run([*NAMESPACE, "sh", "-c", work], capture_output=True, text=True, timeout=60)
+    run = subprocess.run([*NAMESPACE, "sh", "-c", work], capture_output=True, text=True, timeout=PATIENCE)
     assert json.loads(run.stdout)["events"] == 13, run.stderr
 
 
@@ -308,7 +309,7 @@ def test_who_is_outside_of_the_namespace_has_no_number_there(tmp_path: Path) -> 
             time.sleep(0.1)
         renamed = "open('/proc/self/comm', 'w').write('outsider'); import os; os.getppid(); os.getppid()"
         subprocess.run([sys.executable, "-c", renamed], check=True)
-        assert traced.wait(60) == 0, traced.communicate()
+        assert traced.wait(PATIENCE) == 0, traced.communicate()
     with kwire.open(str(capture)) as events:
         assert [[event.pid, event.tid, event.ppid] for event in events] == [[0, 0, 0]] * 2
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 KWIRE = [sys.executable, "-m", "kwire"]
 CALLS = 100
@@ -24,7 +25,7 @@ def test_firings_missed_by_a_program_that_probes_share_are_told_with_probes_and_
     file, began = tmp_path / "nested.pcapng", time.time_ns()
     specs = [CALL, CALL.replace("enter", "exit"), "tracepoint:irq_vectors:irq_work_*"]
     record = ["record", *specs, "-w", str(file), "--json", "--", sys.executable, "-c", LOOP]
-    told = subprocess.run([*KWIRE, *record], capture_output=True, text=True, check=False, timeout=200)
+    told = subprocess.run([*KWIRE, *record], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert told.returncode == 3, told.stderr  # events were lost
     summary = json.loads(told.stdout)
     run = subprocess.run([*KWIRE, "verify", "--json", str(file)], capture_output=True, text=True, check=False)
@@ -54,7 +55,7 @@ def test_each_firing_inside_of_a_program_is_counted_once(tmp_path: Path) -> None
     specs = [f"{call}(str(filename))", call.replace("enter", "exit"), copy]
     loop = f"import os\nfor _ in range({CALLS}): os.chdir('/')"
     record = ["record", *specs, "-w", str(file), "--json", "--", sys.executable, "-c", loop]
-    told = subprocess.run([*KWIRE, *record], capture_output=True, text=True, check=False, timeout=200)
+    told = subprocess.run([*KWIRE, *record], capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert told.returncode == 3, told.stderr
     assert json.loads(told.stdout)["lost"] == CALLS
     run = subprocess.run([*KWIRE, "verify", "--json", str(file)], capture_output=True, text=True, check=False)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from said import Said
+from waiting import until
 
 from kwire.errors import KwireError
 from kwire.metrics import endpoint as served
@@ -55,10 +56,7 @@ class Site:
         return client
 
     def until(self, condition: Callable[[], object]) -> None:
-        end = self.loop.now() + 20
-        while not condition():
-            assert self.loop.now() < end, "it did not happen in time"
-            self.loop.turn(0.02)
+        until(condition, turn=lambda: self.loop.turn(0.02))
 
     def read(self, client: socket.socket) -> bytes:
         """All that comes until the other side ends."""

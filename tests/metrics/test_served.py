@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from verbs import KWIRE, Verb
+from waiting import PATIENCE, until
 
 from kwire.metrics import table
 
-KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 PROBE = "tracepoint:syscalls:sys_enter_getppid"
 CALLS = 50_000
 LOAD = """
@@ -35,37 +36,19 @@ pytestmark = [pytest.mark.live, pytest.mark.native]
 Scrape = dict[str, dict[tuple[str, ...], float]]
 
 
-def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-class Verb:
+class Served(Verb):
     """A running `kwire` that serves metrics at a free port."""
 
     def __init__(self, path: Path, *arguments: str) -> None:
-        self.said = path / f"{time.monotonic_ns()}.stderr"
-        with self.said.open("w") as stderr:
-            self.process = subprocess.Popen(
-                [*KWIRE, *arguments, "--metrics", "127.0.0.1:0"],
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                cwd=path,
-            )
+        super().__init__(path, *arguments, "--metrics", "127.0.0.1:0")
         until(lambda: self.process.poll() is not None or "metrics at" in self.errors)
         found = re.search(r"metrics at (http://\S+)/metrics", self.errors)
         assert found, self.errors
         self.url = found[1]
 
-    @property
-    def errors(self) -> str:
-        return self.said.read_text()
-
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(self.url + path, timeout=20) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=PATIENCE) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -85,26 +68,17 @@ class Verb:
     def value(self, name: str) -> float:
         return self.scrape()[name][()]
 
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGINT)
-        status = self.process.wait(30)
-        assert "Traceback" not in self.errors, self.errors
-        return status
+    def end(self, number: int = signal.SIGINT) -> int:
+        return super().end(number)
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Verb]]:
-    verbs: list[Verb] = []
+def start(tmp_path: Path, verbs: list[Verb]) -> Callable[..., Served]:
+    def begin(*arguments: str) -> Served:
+        verbs.append(served := Served(tmp_path, *arguments))
+        return served
 
-    def begin(*arguments: str) -> Verb:
-        verbs.append(Verb(tmp_path, *arguments))
-        return verbs[-1]
-
-    yield begin
-    for verb in verbs:
-        if verb.process.poll() is None:
-            verb.process.kill()
-        verb.process.wait()
+    return begin
 
 
 @pytest.fixture
@@ -139,7 +113,7 @@ def names(verb: str) -> set[str]:
 
 
 def test_a_recording_tells_what_its_capture_holds(
-    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+    start: Callable[..., Served], load: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     """The ring is small, so that some may be lost: what is told is all that there was."""
     recording = start("record", PROBE, "-p", str(load.pid), "-w", "a.pcapng", "--buffer", "64k")
@@ -161,7 +135,7 @@ def test_a_recording_tells_what_its_capture_holds(
 
 
 def test_an_agent_and_its_collector_tell_the_same(
-    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+    start: Callable[..., Served], load: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     """The collector comes when all is recorded: until then it is the spool that has it."""
     address = f"unix:{tmp_path}/collector"
@@ -206,7 +180,7 @@ def test_an_agent_and_its_collector_tell_the_same(
 
 
 def test_a_listening_agent_tells_what_it_relayed(
-    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+    start: Callable[..., Served], load: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     address = f"unix:{tmp_path}/agent"
     agent = start("agent", "--listen", address, PROBE)
@@ -227,7 +201,7 @@ def test_a_listening_agent_tells_what_it_relayed(
 
 
 def test_a_port_that_is_taken_ends_it_before_anything_is_kept(
-    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+    start: Callable[..., Served], load: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     """No spool is left behind, no capture replaced, no command run."""
     taken = start("collect", "--listen", "unix:c", "-w", "in")
@@ -283,7 +257,7 @@ scale = 1e-9
 
 
 def test_a_scripts_maps_are_scraped_while_it_runs(
-    start: Callable[..., Verb], load: subprocess.Popen[str], tmp_path: Path
+    start: Callable[..., Served], load: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     """By an agent that is nobody and confined."""
     (tmp_path / "s.bt").write_text(SCRIPT)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="listening needs root")
 
@@ -39,7 +40,9 @@ def own_network(*command: str, sends: list[bytes], tmp_path: Path) -> subprocess
         f"ip link set lo up && {quoted} & sniffer=$!; sleep 1.5; "
         f"{sys.executable} {tmp_path}/send.py < {tmp_path}/frames; wait $sniffer"
     )
-    done = subprocess.run(["unshare", "-n", "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE
+    )
     if "unshare" in done.stderr:
         pytest.skip(f"no network namespaces here: {done.stderr.strip()}")
     return done
@@ -103,7 +106,9 @@ sleep 1.5
 out.bind(("kwr0", 0)); out.send(bytes.fromhex("{packet.hex()}"))'
 wait $sniffer
 """
-    done = subprocess.run(["unshare", "-n", "sh", "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", script], capture_output=True, text=True, timeout=PATIENCE
+    )
     if done.returncode == 9 or "unshare" in done.stderr:
         pytest.skip(f"no network of our own here: {done.stderr.strip()}")
     shown = [json.loads(line) for line in done.stdout.splitlines()]

@@ -15,6 +15,7 @@ import struct
 from typing import Any, Final
 
 import cbor2
+from waiting import PATIENCE
 
 HELLO, WELCOME, DATA, ACK, REQUEST, REPLY, ERROR, BYE = 3, 4, 2, 5, 9, 10, 11, 12
 SCHEMA, EVENT, TABLE = 6, 1, 8
@@ -56,7 +57,7 @@ class Wire:
     """Frames over a stream socket."""
 
     def __init__(self, connected: socket.socket) -> None:
-        connected.settimeout(20)
+        connected.settimeout(PATIENCE)
         self.socket = connected
         self._heard = b""
 
@@ -90,7 +91,7 @@ class Agent:
 
     def __init__(self, path: str, release: str, **changed: Any) -> None:
         connected = socket.socket(socket.AF_UNIX)
-        connected.settimeout(20)
+        connected.settimeout(PATIENCE)
         connected.connect(path)
         self.release, self.wire = release, Wire(connected)
         self.wire.send(hello(release, **changed))
@@ -135,7 +136,7 @@ class Collector:
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(path)
         self.listener.listen()
-        self.listener.settimeout(20)
+        self.listener.settimeout(PATIENCE)
         self.hello: dict[str, Any] = {}
         self.payloads: list[bytes] = []
         self.replies: list[dict[str, Any]] = []

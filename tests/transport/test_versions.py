@@ -19,6 +19,7 @@ import pytest
 from kept_peers import NEW, OLD, RELEASES, Agent, frame
 from site_of_one import events, schema
 from verified import verify_file
+from waiting import PATIENCE
 
 from kwire.agent.spool import begin
 from kwire.wire import frame as wire_frame
@@ -49,7 +50,7 @@ def collector(started: list[subprocess.Popen[str]], path: Path) -> subprocess.Po
 
 def ended(process: subprocess.Popen[str]) -> tuple[dict[str, Any], str]:
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=PATIENCE)
     return json.loads(out), err
 
 
@@ -110,8 +111,8 @@ def test_a_collector_of_another_release(release: str, tmp_path: Path, started: A
     work = threading.Thread(target=theirs.collect, daemon=True)
     work.start()
     ours = agent(started, tmp_path)
-    out, err = ours.communicate(timeout=30)
-    work.join(20)
+    out, err = ours.communicate(timeout=PATIENCE)
+    work.join(PATIENCE)
     assert not work.is_alive()
     assert (ours.returncode, json.loads(out)["delivered"], json.loads(out)["lost"]) == (0, 1, 0), err
     assert 1 in theirs.hello["versions"]
@@ -143,7 +144,7 @@ def test_an_agent_without_a_common_version(
 def test_a_hello_of_another_version(tmp_path: Path, started: Any) -> None:
     ours = collector(started, tmp_path)
     with socket.socket(socket.AF_UNIX) as theirs:
-        theirs.settimeout(20)
+        theirs.settimeout(PATIENCE)
         theirs.connect(f"{tmp_path}/socket")
         theirs.sendall(frame(kept_peers.HELLO, 0, b"\xa0", version=2))
         assert theirs.recv(100) == b""
@@ -160,7 +161,7 @@ def test_a_collector_that_chooses_another_version(tmp_path: Path, started: Any) 
         theirs.accept(version=2).socket.close()
     ours.send_signal(signal.SIGINT)
     ours.send_signal(signal.SIGINT)
-    _, err = ours.communicate(timeout=30)
+    _, err = ours.communicate(timeout=PATIENCE)
     line = f"refused: it chose version 2 of the protocol, and 1 was offered; {UPDATE}"
     assert err.count(line) in (1, 2), err  # as it comes, and as the attempt ends
     assert "Traceback" not in err
@@ -168,8 +169,8 @@ def test_a_collector_that_chooses_another_version(tmp_path: Path, started: Any) 
     work = threading.Thread(target=theirs.collect, daemon=True)
     work.start()
     again = agent(started, tmp_path)
-    out, err = again.communicate(timeout=30)
-    work.join(20)
+    out, err = again.communicate(timeout=PATIENCE)
+    work.join(PATIENCE)
     assert (again.returncode, json.loads(out)["lost"]) == (0, 0), err
     assert b"".join(theirs.payloads).count(struct.pack(">BBHI", 0x11, 0, 24, 1)) == 10
     theirs.listener.close()

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.wire.frame import Type, build
 from kwire.wire.frames import Frames
@@ -106,7 +107,7 @@ class Side:
 
 def judge(side: Side, child: subprocess.Popen[bytes], stored: Path) -> None:
     """Both have ended as they should, and what was sent has come, once and in order."""
-    assert child.wait(timeout=30) == 0
+    assert child.wait(timeout=PATIENCE) == 0
     assert side.session.state is State.CLOSED
     got = b"".join(side.got) if side.session.role is Role.SINK else stored.read_bytes()
     assert got == b"".join(payloads())
@@ -128,9 +129,9 @@ def test_session(peer: Path, tmp_path: Path, role: Role, initiator: bool, kind: 
         child = subprocess.Popen([str(peer), *theirs], stdin=other.fileno(), stdout=file)
         side.session.connected(time.monotonic())
         side.send(ours)
-        until = time.monotonic() + 40
+        end = time.monotonic() + PATIENCE
         # The peer may have ended before we have read its last words.
-        while time.monotonic() < until and (child.poll() is None or not side.session.over):
+        while time.monotonic() < end and (child.poll() is None or not side.session.over):
             if not side.step(ours):
                 break
             if initiator and side.session.state is State.SUSPENDED:
@@ -154,7 +155,7 @@ def test_resumption(peer: Path, tmp_path: Path, role: Role) -> None:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(f"{folder}/s")
         listener.listen()
-        listener.settimeout(20)
+        listener.settimeout(PATIENCE)
         command = [peer, role.other.value, "initiator", "stream", "0", str(COUNT), f"{folder}/s"]
         child = subprocess.Popen(command, stdout=stack.enter_context(stored.open("wb")))
         connections = 0

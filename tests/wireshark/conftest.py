@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.wire.schema import Schema
 from kwire.wireshark import install, probes
@@ -95,7 +96,7 @@ class Wireshark:
     def run(self, *arguments: str | Path) -> str:
         """What tshark prints; it complains of nothing, least of all of Lua."""
         command = ["tshark", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, env=self.environment, timeout=120)
+        done = subprocess.run(command, capture_output=True, env=self.environment, timeout=PATIENCE)
         errors = done.stderr.decode("utf-8", "replace")
         left = [line for line in errors.splitlines() if line and not any(word in line for word in NOTICES)]
         out = done.stdout.decode("utf-8", "replace")

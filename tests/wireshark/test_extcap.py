@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import PATIENCE
 
 from kwire.cli import extcap
 from kwire.wireshark import install
@@ -100,7 +101,7 @@ def test_tshark_captures_from_the_interface(wireshark: Any, tmp_path: Path) -> N
         words = [word for name, value in options.items() for word in ("-o", f"extcap.kwire.{name}:{value}")]
         done = subprocess.run(
             ["tshark", "-i", "kwire", "-a", "packets:6", *words, "-w", str(path)],
-            env=wireshark.environment, capture_output=True, text=True, timeout=60,
+            env=wireshark.environment, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         shown = wireshark.packets(path)
