@@ -60,6 +60,7 @@ class Commands:
             assert process.stderr is not None
             line = process.stderr.readline()
             assert "collecting at" in line, line + process.stderr.read()
+            self.address = line.split()[-1]
         return process
 
     def replay(self, events: int, *arguments: str) -> subprocess.Popen[str]:
@@ -170,8 +171,7 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_twice(
 def test_sigterm_leaves_sessions_for_the_next_one(commands: Commands) -> None:
     collector = commands.collect("-w", "in")
     replay = commands.replay(60_000, "--rate", "50000")
-    until(lambda: list((commands.path / "in").glob("*.pcapng")))
-    time.sleep(0.3)
+    until(lambda: any(times(path) for path in (commands.path / "in").glob("*.pcapng")))
     first = commands.summary(collector, signal.SIGTERM)
     assert first["status"] == 0
     (path,) = (commands.path / "in").glob("*.pcapng")
@@ -224,14 +224,14 @@ def test_what_cannot_be_is_said_in_a_line(commands: Commands, arguments: list[st
 
 
 def test_a_source_over_udp_through_the_filter(commands: Commands) -> None:
-    commands.address = "udp:127.0.0.1:17863"
+    commands.address = "udp:127.0.0.1:0"
     collector = commands.collect("-w", "in")
     assert commands.sent(commands.replay(5000))["lost"] == 0
     assert commands.summary(collector)["events"] == 5000
 
 
 def test_a_source_over_tls_through_the_filter(commands: Commands, certs: Path) -> None:
-    commands.address = "tls:localhost:17864"
+    commands.address = "tls:localhost:0"
     files = [
         part for name in ("cert", "key", "ca") for part in (f"--tls-{name}", f"{certs}/collector/{name}.pem")
     ]
@@ -242,9 +242,9 @@ def test_a_source_over_tls_through_the_filter(commands: Commands, certs: Path) -
 
 
 def test_a_stuck_collector_costs_what_has_no_room_and_all_is_counted(commands: Commands) -> None:
-    """Back-pressure: the collector stands still for a second, the source's memory is a megabyte."""
+    """Back-pressure: the collector stands still for a second, in which the source's memory is full."""
     collector = commands.collect("-w", "in")
-    replay = commands.replay(300_000, "--rate", "100000", "--memory", str(1 << 20))
+    replay = commands.replay(300_000, "--rate", "100000", "--memory", str(1 << 17))
     until(lambda: list((commands.path / "in").glob("*.pcapng")))
     collector.send_signal(signal.SIGSTOP)
     time.sleep(1)
