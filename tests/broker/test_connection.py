@@ -90,7 +90,7 @@ def test_verbs_end_where_a_broker_is_there_and_does_not_answer(tmp_path: Path) -
 def test_verbs_end_where_most_of_a_cluster_is_gone(tmp_path: Path) -> None:
     needed()
     with Cluster(tmp_path) as cluster:
-        wait_for(lambda: made(cluster))
+        until(lambda: made(cluster))
         for server in cluster.servers[:2]:
             server.kill()
         done = status(cluster.url)

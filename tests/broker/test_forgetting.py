@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Server, ask, messages, wait_for
+from brokers import Server, ask, messages
 from fault_judge import look_into
 from test_fleet import AGENT, FOLDERS, Fleet, agent
+from waiting import until
 
 from kwire.broker import forgetting
 from kwire.broker.claims import Claims, Span
@@ -63,7 +64,7 @@ def test_a_host_that_is_gone_is_forgotten_and_others_are_not(server: Server, tmp
     assert "are still to be collected; collect first; --force removes them uncollected" in done.stderr
     fleet = Fleet(tmp_path, server.url)
     job = fleet.collect()
-    wait_for(lambda: fleet.said.read_text().count("has ended: ") == 2, fleet.said.read_text)
+    until(lambda: fleet.said.read_text().count("has ended: ") == 2, fleet.said.read_text)
     job.send_signal(signal.SIGINT)
     job.communicate()
     before = messages(server.url)
@@ -110,7 +111,7 @@ def test_of_an_agent_that_may_come_back_all_is_kept_until_it_is_forced(
     def lag() -> Any:
         return json.loads(kwire("fleet", "status", server.url, "--json").stdout)["sessions"][0]["lag"]
 
-    wait_for(lambda: lag() == {"collectors": 0})
+    until(lambda: lag() == {"collectors": 0})
     done = kwire("fleet", "forget", server.url, "web1")
     assert done.returncode == 1
     assert "the agent of session " in done.stderr

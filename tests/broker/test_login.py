@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from brokers import Server, free_ports, needed, wait_for
+from brokers import Server, free_ports, needed
 from test_fleet import AGENT, FOLDERS
+from waiting import until
 
 from kwire.transport.certs import make_certs
 
@@ -194,7 +195,7 @@ def test_who_is_known_is_let_in_and_who_is_not_is_told_in_a_line(name: str, tmp_
         agent = start([sys.executable, "-c", AGENT, *recording(url), *way.right], tmp_path / "agent")
         assert agent.wait() == 0, (tmp_path / "agent").read_text()
         collector = start(collect(url, tmp_path / "captures", way.right), tmp_path / "collector")
-        wait_for(lambda: "has ended: " in (tmp_path / "collector").read_text())
+        until(lambda: "has ended: " in (tmp_path / "collector").read_text())
         collector.send_signal(signal.SIGINT)
         assert collector.wait() == 0
         assert fleet("status", url, way.right).returncode == 0
@@ -210,7 +211,7 @@ def refused_for_ever(url: str, options: list[str], why: str, folder: Path) -> No
     ):
         said = folder / who
         job = start(command, said)
-        wait_for(partial(says, said, why), said.read_text)
+        until(partial(says, said, why), said.read_text)
         job.send_signal(signal.SIGINT)
         assert job.wait() in status, said.read_text()
         assert [one_line(each) for each in said.read_text().splitlines() if why in each] == [line]
