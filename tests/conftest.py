@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import compileall
 import functools
+import gc
 import os
 import re
 import signal
@@ -37,7 +38,7 @@ MARKERS = (
     "live: loads programs into the running kernel; needs root and bpf(2)",
     "needs(*features): live, and only where the running kernel has these features",
     "guest: live, and only in a throwaway machine: watches everything, loads modules, fills memory",
-    "native: not in guests: too much work for an emulated machine",
+    "native: not in guests: too much work for an emulated machine, or the same on each kernel",
     "kernels(*names): of all guests only in those with these kernels",
     "first: begun before others, because it takes minutes",
     "last: after all others, whose outcomes it judges",
@@ -146,6 +147,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         reason = next(filter(None, reasons), "")
         if reason:
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Whoever looks for garbage, as tests and Python itself do, need not look at ten thousand tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

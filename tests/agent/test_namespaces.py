@@ -127,7 +127,7 @@ def test_everything_arrives_once_though_the_link_fails(
         inside_ip(NEAR, "link", "set", "veth0", "up")
         send(connector, sent[400:])
         connector.peer.close()
-        net.until(lambda: connector.closed, 60)
+        net.until(lambda: connector.closed)
     assert connector.peer is first
     assert first.session.state is State.CLOSED
     assert net.sink(connector).payloads == sent
@@ -149,7 +149,7 @@ def test_a_machine_that_moves_to_another_address_goes_on(
         inside_ip(FAR, "address", "add", new, "dev", "veth0", *more)
         try:
             send(connector, [event(2)])
-            net.until(lambda: not connector.peer.session.unacknowledged, 60)
+            net.until(lambda: not connector.peer.session.unacknowledged)
         finally:
             inside_ip(FAR, "address", "del", new, "dev", "veth0")
             inside_ip(FAR, "address", "add", old, "dev", "veth0", *more)
@@ -183,7 +183,7 @@ def test_a_machine_that_moves_before_it_is_answered_goes_on(
         inside_ip(FAR, "address", "add", new, "dev", "veth0", *more)
         try:
             send(connector, [event(1)])
-            net.until(lambda: not connector.peer.session.unacknowledged, 15)
+            net.until(lambda: not connector.peer.session.unacknowledged)
         finally:
             inside_ip(FAR, "address", "del", new, "dev", "veth0")
             inside_ip(FAR, "address", "add", old, "dev", "veth0", *more)
@@ -203,12 +203,12 @@ def test_over_a_bad_link_of_datagrams_everything_arrives_once(
         connector = net.connect(Address("udp", "127.0.0.1", proxy.port), settings=QUICK)
         sent = [event(number) * 19 for number in range(300)]
         send(connector, sent)
-        net.until(lambda: len(net.sink(connector).payloads) >= 100, 60)
+        net.until(lambda: len(net.sink(connector).payloads) >= 100)
         proxy.stalled = True  # a partition
         net.run(0.5)
         proxy.stalled = False
         connector.peer.close()
-        net.until(lambda: connector.closed, 60)
+        net.until(lambda: connector.closed)
     assert net.sink(connector).payloads == sent
     assert proxy.lost > 10
 

@@ -245,7 +245,7 @@ def test_hostile_specs_are_errors(spec: str) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_what_takes_too_long_is_given_up() -> None:
     handler = signal.getsignal(signal.SIGALRM)
     with pytest.raises(KwireError, match="took more than"), requests.in_time(0.05):
@@ -255,7 +255,7 @@ def test_what_takes_too_long_is_given_up() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_a_job_is_what_was_asked_within_what_is_granted() -> None:
     body = {
         "op": "trace",
@@ -281,7 +281,7 @@ def test_a_job_is_what_was_asked_within_what_is_granted() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_without_probes_it_is_what_the_agent_lists() -> None:
     listed = Policy([GETPPID, "tracepoint:sched:sched_switch"]).grant("", "tcp:h:1")
     assert listed is not None
@@ -292,7 +292,7 @@ def test_without_probes_it_is_what_the_agent_lists() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_names_are_those_that_are_allowed() -> None:
     some = grant(probes=["tracepoint:sched:sched_process_*"])
     names = requests.names({"op": "probes", "pattern": "tracepoint:sched:*"}, some)["names"]
@@ -308,7 +308,7 @@ def test_names_are_those_that_are_allowed() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_a_refused_request_leaves_no_command() -> None:
     before = set(os.listdir("/proc"))
     for body in (

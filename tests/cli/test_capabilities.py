@@ -58,6 +58,7 @@ def as_nobody(capabilities: str, spec: str, folder: Path) -> subprocess.Complete
     return record(user, spec, Path("/tmp") / f"kwire-{folder.name}.pcapng")
 
 
+@pytest.mark.native  # guests try each kind of probe, below
 @pytest.mark.parametrize(
     ("capabilities", "spec"),
     [
@@ -73,6 +74,7 @@ def test_what_is_enough(capabilities: str, spec: str, tmp_path: Path) -> None:
     assert "1 event, none lost" in run.stderr
 
 
+@pytest.mark.native
 @pytest.mark.parametrize(
     ("capabilities", "spec", "cure"),
     [

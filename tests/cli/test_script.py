@@ -32,7 +32,7 @@ def touched(tmp_path: Path) -> Path:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_a_script_prints_and_show_prints_the_same(touched: Path, tmp_path: Path) -> None:
     program = (
         OPENS + ' { printf("%-8s|%6d|%x ", comm, $1, args.flags); printf("%s\\n", str(args.filename)); }'
@@ -60,7 +60,7 @@ def test_targets_with_names_of_many_lengths_share_a_map() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_a_file_with_the_time_to_a_file_as_json(touched: Path, tmp_path: Path) -> None:
     script = tmp_path / "x.bt"
     script.write_text("#!/usr/bin/env kwire\n" + OPENS + ' { time("%Y\\n"); printf("\\"%s\\"\\n", comm); }')
@@ -115,13 +115,13 @@ def test_texts_tuples_and_loops_over_maps() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_the_command_decides_the_exit_status() -> None:
     assert kwire("-q", "-c", "sh -c 'exit 7'", "-e", OPENS + " { }").returncode == 7
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_two_probes_at_one_place_are_two() -> None:
     probe = "tracepoint:syscalls:sys_enter_getppid /pid == cpid/"
     program = f'{probe} {{ printf("a\\n"); }} {probe} {{ printf("b\\n"); }}'
@@ -131,7 +131,7 @@ def test_two_probes_at_one_place_are_two() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_a_missing_probe_is_what_the_setting_says() -> None:
     program = 'tracepoint:sched:nope, tracepoint:syscalls:sys_enter_getppid { printf("%s", probe); }'
     run = kwire("--dry-run", "-e", program)
@@ -377,7 +377,7 @@ def test_what_a_script_is_given_wrongly(program: str, given: list[str], said: st
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_arguments_are_joined() -> None:
     command = "env A=5 sh -c 'exit 0' x '' y"
     run = kwire(
@@ -438,7 +438,7 @@ PRINTED = """1 5 0
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_maps_are_printed_at_the_end() -> None:
     """A script of BEGIN and END only ends by itself."""
     run = kwire("-q", "-e", MAPS)
@@ -457,7 +457,7 @@ END { printf("end\\n"); clear(@c); }
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_maps_are_printed_and_emptied_in_order_and_exit_gives_the_status() -> None:
     run = kwire("-q", "-e", ACTS)
     assert run.stderr.startswith("stdin:4:86-94: WARNING: Unreachable statement\n")
@@ -466,7 +466,7 @@ def test_maps_are_printed_and_emptied_in_order_and_exit_gives_the_status() -> No
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_maps_join_two_probes() -> None:
     program = (
         "tracepoint:syscalls:sys_exit_getppid /@start[tid]/ "

@@ -123,7 +123,7 @@ LEFT = """@at[vfs_read]: 1
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_what_values_mean() -> None:
     run = subprocess.run([*KWIRE, "-q", "-e", SCRIPT], capture_output=True, text=True, timeout=PATIENCE)
     name = pwd.getpwuid(os.geteuid()).pw_name
@@ -144,7 +144,7 @@ begin { @lru[1] = count(); @lru[2] = count(); @full[1] = count(); @full[2] = cou
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_what_a_script_is_told() -> None:
     run = subprocess.run([*KWIRE, "-q", "-e", FULL], capture_output=True, text=True, timeout=PATIENCE)
     assert run.stdout.split() == ["@full[1]:", "1", "@lru[2]:", "1"]
@@ -155,7 +155,7 @@ def test_what_a_script_is_told() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_nothing_is_done_once_a_probe_has_asked_for_the_end() -> None:
     script = 'interval:us:100 { printf("once\\n"); @ = count(); exit(3); } end { printf("end\\n"); }'
     run = subprocess.run([*KWIRE, "-q", "-e", script], capture_output=True, text=True, timeout=PATIENCE)
@@ -187,7 +187,7 @@ def test_a_script_tells_its_options() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_series_of_times(tmp_path: Path) -> None:
     script = (
         'begin { @["a"] = tseries(2, 1h, 3); @s = tseries(3, 1h, 3, "sum"); @s = tseries(4, 1h, 3, "sum") }'

@@ -12,7 +12,7 @@ import pytest
 FAULTS = Path(__file__).parents[1] / "faults" / "faults.py"
 
 
-SCENARIOS = int(os.environ.get("KWIRE_FAULTS", "300"))
+SCENARIOS = int(os.environ.get("KWIRE_FAULTS", "100"))
 
 
 @pytest.mark.first

@@ -94,7 +94,7 @@ def test_what_is_no_probe_is_refused() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")  # the same in each
+@pytest.mark.native  # the same on each kernel
 def test_a_spec_is_a_probe_and_a_filter_filters() -> None:
     with kwire.trace(f"{GETPPID}{{pid == {ME}}}", filter="tid != 0", pid=ME, count=3) as events:
         asked(3)
@@ -113,7 +113,7 @@ def test_no_process_is_not_every_process(nobody: dict) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")  # the same in each
+@pytest.mark.native  # the same on each kernel
 def test_iterating_begins_a_trace_that_has_not_begun() -> None:
     [event] = kwire.trace(GETPPID, command=[sys.executable, "-c", "import os; os.getppid()"])
     assert event.probe == GETPPID
@@ -128,7 +128,7 @@ def test_iterating_begins_a_trace_that_has_not_begun() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")  # the same in each
+@pytest.mark.native  # the same on each kernel
 def test_what_was_produced_can_be_read_after_the_with() -> None:
     with kwire.trace(GETPPID, pid=ME) as trace:
         asked(7)
@@ -149,7 +149,7 @@ def test_what_was_produced_can_be_read_after_the_with() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")  # the same in each
+@pytest.mark.native  # the same on each kernel
 def test_events_and_columns_take_what_captures_take(tmp_path) -> None:
     def traced():
         trace = kwire.trace(GETPPID, "tracepoint:syscalls:sys_exit_getppid", pid=ME)
@@ -185,7 +185,7 @@ def test_events_and_columns_take_what_captures_take(tmp_path) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")  # the same in each
+@pytest.mark.native  # the same on each kernel
 def test_a_name_of_the_script_does_not_replace_a_built_in() -> None:
     pid = 5
     limit = 3
@@ -225,7 +225,7 @@ except kwire.KwireError as error:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")  # the same in each
+@pytest.mark.native  # the same on each kernel
 def test_the_prompt_defines_probes_or_says_what_to_do() -> None:
     run = subprocess.run(
         [sys.executable, "-i", "-q"], input=TYPED, capture_output=True, text=True, timeout=PATIENCE
@@ -238,7 +238,7 @@ def test_the_prompt_defines_probes_or_says_what_to_do() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")  # the same in each
+@pytest.mark.native  # the same on each kernel
 def test_a_function_made_from_text_is_read_where_it_says_it_is(tmp_path) -> None:
     file = tmp_path / "made.py"
     file.write_text(textwrap.dedent(TYPED))

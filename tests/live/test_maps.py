@@ -206,7 +206,7 @@ def test_what_is_taken_is_taken_once() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_nothing_is_taken_twice_while_a_map_fills() -> None:
     code = "import os\nfor n in range(20000):\n    os.getpriority(0, 0)"
     given = 0
@@ -558,7 +558,7 @@ def leave():
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_the_command_line_shows_maps_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "p.py").write_text(SCRIPT)
     (tmp_path / "c.py").write_text(

@@ -107,7 +107,7 @@ def test_a_probe_ends_the_trace() -> None:
 
 
 @pytest.mark.live
-@pytest.mark.kernels("6.12")
+@pytest.mark.native
 def test_the_status_is_that_of_exit(tmp_path: Path) -> None:
     text = "import kwire\n@kwire.begin\ndef first():\n    exit(4)\n"
     (tmp_path / "p.py").write_text(text)

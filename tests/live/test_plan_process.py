@@ -19,7 +19,7 @@ from kwire.live.plan_process import Planning, begin
 from kwire.live.planner import make_plan
 from kwire.live.scripts import plan_text
 
-pytestmark = [pytest.mark.live, pytest.mark.kernels("6.12")]  # the same in each
+pytestmark = [pytest.mark.live, pytest.mark.native]  # the same on each kernel
 
 SCOPE = Scope(True, 4242)
 GETPPID = "tracepoint:syscalls:sys_enter_getppid"

@@ -14,7 +14,7 @@ from kwire.lang.errors import LanguageError
 from kwire.live.planner import make_plan
 from kwire.wire.schema import Labels
 
-pytestmark = [pytest.mark.live, pytest.mark.kernels("6.12")]  # the same in each
+pytestmark = [pytest.mark.live, pytest.mark.native]  # the same on each kernel
 
 
 def test_the_probes_own_function_is_all_that_func_needs() -> None:
@@ -134,7 +134,6 @@ def test_a_program_that_asks_for_nothing_of_its_place_is_made_once(monkeypatch: 
     assert len(named.groups) == len(named.schemas) > 1  # each says where it is
 
 
-@pytest.mark.native
 def test_only_the_probes_that_are_chosen_are_planned() -> None:
     from kwire.lang.bpftrace.reader import read
     from kwire.live.scripts import plan_script

@@ -71,7 +71,7 @@ class Stranger:
         return self.got
 
     def until_gone(self) -> None:
-        self.net.until(lambda: self.hear() is not None and self.gone, 10)
+        self.net.until(lambda: self.hear() is not None and self.gone)
 
     def frames(self, count: int = 1) -> list[Any]:
         """The frames that have come, once there are so many."""
@@ -609,7 +609,7 @@ def test_a_few_addresses_that_connect_as_fast_as_they_can_keep_nobody_out(
         flood()
         return all(one.peer.session.state is State.ESTABLISHED for one in (new, known))
 
-    net.until(both, 30)
+    net.until(both)
     assert len(listener._half_open) <= 2 * Limits().half_open
     for end in ends:
         end.close()

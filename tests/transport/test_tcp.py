@@ -321,7 +321,7 @@ def test_in_any_disorder_everything_arrives_once(
     proxy.go_on()
     for connector in connectors:
         connector.peer.close()
-    net.until(lambda: all(connector.closed for connector in connectors), 60)
+    net.until(lambda: all(connector.closed for connector in connectors))
     for connector, payloads in zip(connectors, sent, strict=True):
         assert net.sink(connector).payloads == payloads
         assert connector.peer.session.state is State.CLOSED
@@ -340,7 +340,7 @@ def test_over_a_bad_network_everything_arrives_once(
     sent = [event(number) * 19 for number in range(500)]
     send(connector, sent)
     connector.peer.close()
-    net.until(lambda: connector.peer.handler.ends, 60)
+    net.until(lambda: connector.peer.handler.ends)
     assert net.sink(connector).payloads == sent
     assert connector.peer.session.state is State.CLOSED
     assert proxy.lost > 50

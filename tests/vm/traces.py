@@ -1,7 +1,7 @@
 """What a process leaves behind: its descriptors, its descendants, and the BPF objects it made in the kernel.
 
 BPF objects carry no owner, so those that are new are ours unless a process that is none of our descendants
-holds a new one too; then nothing can be said. Removal waits for grace periods, and gets a few seconds.
+holds a new one too; then nothing can be said. Removal waits for grace periods, and gets its time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}
 PR_SET_CHILD_SUBREAPER = 36
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 60.0  # what stays so long stays
 
 # What an object is called here, in /proc/PID/fdinfo, and the command of bpf(2) that gives the next id.
 KINDS = (("program", "prog_id", 11), ("map", "map_id", 12), ("link", "link_id", 31))
