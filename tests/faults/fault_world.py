@@ -39,7 +39,7 @@ from kwire.collector.stored_session import StoredSession
 from kwire.errors import KwireError
 from kwire.wire import cbor
 
-PATIENCE = 20.0
+PATIENCE = 120.0
 """Seconds after which something that should have happened has not."""
 
 QUICK = ["--set", "keepalive=0.3"]
