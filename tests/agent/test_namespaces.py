@@ -175,7 +175,7 @@ def test_a_machine_that_moves_before_it_is_answered_goes_on(
     with inside(FAR):
         listener, unused = begin(kind, family)
         unused.close()
-        settings = QUICK._replace(rto_first=1000.0, rto_max=1000.0)  # HELLO again in vain comes too late
+        settings = QUICK._replace(rto_first=60.0, rto_max=60.0)  # HELLO again in vain comes too late
         connector = net.connect(listener.address, settings=settings, insecure=True)
         net.until(lambda: connector.peer.transport)
         assert connector.peer.session.state is State.HELLO_SENT
