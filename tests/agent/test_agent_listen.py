@@ -533,15 +533,15 @@ def test_a_policy_is_read_again(tmp_path: Path, load: Load) -> None:
         load.call(1000)
         assert hup(agent).endswith("agent.toml is read again\n")
         rules.write_text(POLICY.replace("traces = 3", 'traces = 3\nwhat = "is this"'))
-        assert "there is no 'what'" in hup(agent) or "has a key 'what'" in hup(agent)
+        assert "has a key 'what'" in hup(agent)
         load.call(1000)
         run(talk, sink, 2000)
         rules.write_text(POLICY.replace("tracepoint:syscalls:*", "tracepoint:sched:*"))
         said = hup(agent)
         assert "has another policy now: its trace ends" in said
-        assert "agent.toml is read again, 1 trace ended" in said
-        load.call(1000)
+        assert "agent.toml is read again, 1 trace to end" in said
         talk.until(lambda: False)
+        load.call(1000)
         assert (sink.events, sink.lost_events) == (2000, 0)
         with pytest.raises(KwireError, match="the agent's policy does not"):
             agent.ask(trace(load))

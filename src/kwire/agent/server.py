@@ -368,7 +368,7 @@ class Server:
                 client.stop()
                 ended += 1
         self.policy = policy
-        return f", {plural(ended, 'trace')} ended" if ended else ""
+        return f", {plural(ended, 'trace')} to end" if ended else ""
 
     def stop(self, idle: Callable[[], None]) -> None:
         """End every trace, in order; `idle` is called when the last client has gone."""
