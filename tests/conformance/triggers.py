@@ -162,7 +162,7 @@ OWN = {
         f"{PYTHON} 'import time; t = time.time()\nwhile time.time() < t + 1: pass'",
         r"@samples\[python\S*, \n",
     ),
-    "offcpu": Trigger("NAP", r"@us\[python\S*, \n(?: {4}.*\n)*? +schedule\+\d+"),
+    "offcpu": Trigger("NAP", r"^@us\[python\S*, \n(?: .*\n|, \n)*? +do_nanosleep\+\d+\n"),
     "blocklat --each": Trigger("DISK", r"^\d+ +dd +7:\d+ +R\w* +\d+ +65536 +\d+$"),
 }
 """`kwire tools` with the options that stand behind the name."""
