@@ -181,11 +181,13 @@ mdadm --create /dev/md9 --level=1 --raid-devices=2 --force --run --metadata=1.2 
 dd if=/dev/zero of=/dev/md9 bs=4k count=4 conv=fsync; mdadm --stop /dev/md9; losetup -d $disk""",
     "SWAP": f"""dd if=/dev/zero of=/tmp/swap bs=1M count=64; chmod 600 /tmp/swap
 mkswap /tmp/swap; disk=$(losetup -f --show /tmp/swap); swapon $disk; {sys.executable} -S -c '
-import mmap
-m = mmap.mmap(-1, 1 << 22)
+import mmap, time
+m = mmap.mmap(-1, 1 << 22, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 m.write(bytes(range(256)) * (1 << 14))
-m.madvise(21)  # MADV_PAGEOUT
-print(m[0], m[1 << 20])'
+for _ in range(3):  # pages that were just written out stay in memory; clean ones do not
+    m.madvise(21)  # MADV_PAGEOUT
+    time.sleep(1)
+    print(sum(m[::4096]))'
 swapoff $disk; losetup -d $disk""",
     "DROP": f"""tc qdisc add dev lo root pfifo limit 0
 {sys.executable} -S -c 'import socket
