@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from kwire.kernel.attach import Link
 from kwire.kernel.syscall import Fd
-from kwire.live.closing import close_all, hand_over
+from kwire.live.closing import close_all, detach_all, hand_over
 
 
 def pipe() -> tuple[int, Fd]:
@@ -70,3 +71,24 @@ def test_where_there_can_be_no_more_threads_all_are_closed(monkeypatch: pytest.M
     assert [os.read(reading, 1) for reading, _ in pairs] == [b""] * 9
     for reading, _ in pairs:
         os.close(reading)
+
+
+def test_links_to_many_functions_are_taken_away_by_one_thread() -> None:
+    class Noted(Link):
+        def detach(self) -> tuple[()]:
+            by.setdefault(self.mechanism, []).append(threading.get_ident())
+            barrier[self.mechanism].wait(10)
+            super().detach()
+            return ()
+
+    by: dict[str, list[int]] = {}
+    barrier = {"kprobe.multi": threading.Barrier(1), "perf tracepoint": threading.Barrier(2)}
+    links = []
+    for mechanism in ("kprobe.multi", "perf tracepoint") * 2:
+        reading, writing = os.pipe()
+        os.close(reading)
+        links.append(Noted(writing, mechanism, "x"))
+    assert detach_all(links) == []
+    assert all(link.closed for link in links)
+    assert len(set(by["kprobe.multi"])) == 1
+    assert len(set(by["perf tracepoint"])) == 2
