@@ -243,7 +243,7 @@ def test_every_file_of_a_rotation_stands_alone_and_together_they_are_whole(tmp_p
 def test_a_capture_through_a_pipe_is_the_same(tmp_path: Path) -> None:
     file = tmp_path / "a.pcapng"
     with file.open("wb") as out:
-        run = subprocess.run(record("-"), stdout=out, stderr=subprocess.PIPE, text=True, check=True)
+        run = subprocess.run(record("-", *ROOMY), stdout=out, stderr=subprocess.PIPE, text=True, check=True)
     told = summary(run.stderr)
-    assert told["events"] + told["lost"] == CALLS
-    assert shown(file) == told["events"]
+    assert (told["events"], told["lost"]) == (CALLS, 0)
+    assert shown(file) == CALLS

@@ -13,7 +13,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-INIT_SOURCE = Path(__file__).with_name("init.c")
 ROOT_NEEDS = ("virtio_pci", "virtiofs", "overlay")
 DECOMPRESSORS = {".zst": "zstd", ".gz": "gzip"}
 
@@ -29,22 +28,23 @@ def build(modules: Path | None, scratch: Path) -> bytes:
     listing = "".join(f"{Path(path).name}\n" for path, _ in files).encode()
     members = [("dev", 0o040755, b""), ("modules", 0o040755, b""), ("modules/order", 0o100644, listing)]
     members += [(path, 0o100644, image) for path, image in files]
-    members.append(("init", 0o100755, compile_init(scratch)))
+    members.append(("init", 0o100755, compiled("init", scratch).read_bytes()))
     return b"".join(cpio(members))
 
 
-def compile_init(scratch: Path) -> bytes:
-    """Our first process, linked statically: there is no C library yet where it runs."""
+def compiled(name: str, scratch: Path) -> Path:
+    """A program of ours, built in `scratch`; linked statically, as where the first process runs there is no C
+    library yet.
+    """
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise GuestError("no C compiler for the guest's first process: apt-get install gcc libc6-dev")
-    target = scratch / "init"
-    done = subprocess.run(
-        [compiler, "-O2", "-Wall", "-static", "-o", target, INIT_SOURCE], capture_output=True, text=True
-    )
+        raise GuestError(f"no C compiler for {name}.c: apt-get install gcc libc6-dev")
+    source, target = Path(__file__).with_name(f"{name}.c"), scratch / name
+    words = [compiler, "-O2", "-Wall", "-static", "-o", str(target), str(source)]
+    done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode != 0:
-        raise GuestError(f"the guest's first process does not compile: {done.stderr.strip()}")
-    return target.read_bytes()
+        raise GuestError(f"{source.name} does not compile: {done.stderr.strip()}")
+    return target
 
 
 def cpio(members: list[tuple[str, int, bytes]]) -> Iterator[bytes]:

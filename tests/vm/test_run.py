@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,15 @@ def test_output_status_and_share_come_out_and_nothing_else(kernel: Kernel, tmp_p
     assert (status, output.getvalue()) == (7, b"two words\n/usr\n0\n")
     assert (tmp_path / "back").exists()
     assert not mark.exists()
+
+
+def test_the_clock_of_a_guest_is_the_one_that_it_is_given(kernel: Kernel) -> None:
+    """Else its kernel looks for it, and finds a wrong one where the machine is busy."""
+    output = io.BytesIO()
+    assert run(kernel, ["dmesg"], output=output) == 0
+    text = output.getvalue().decode()
+    (given, *_) = re.findall(r"tsc_early_khz=(\d+)", text)
+    assert re.findall(r"tsc: Detected (\d+)\.(\d+) MHz", text)[-1] == (given[:-3], given[-3:])
 
 
 def test_any_image_with_its_modules_and_a_signal(kernel: Kernel) -> None:
