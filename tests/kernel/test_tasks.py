@@ -53,6 +53,10 @@ def until(condition: Callable[[], bool]) -> bool:
     return False
 
 
+START, SAID = 98, 99
+"""Descriptors in a family: it goes on when it can read a byte from the one, and writes to the other."""
+
+
 def family(plan: Callable[[], None]) -> tuple[int, int, int]:
     """(pid, descriptor to start it with, descriptor that what the family writes can be read from)."""
     start_read, start_write = os.pipe()
@@ -61,8 +65,9 @@ def family(plan: Callable[[], None]) -> tuple[int, int, int]:
     if not pid:
         os.close(start_write)
         os.close(said_read)
-        os.dup2(said_write, 99)
-        os.read(start_read, 1)
+        os.dup2(said_write, SAID)
+        os.dup2(start_read, START)
+        os.read(START, 1)
         plan()
         os._exit(0)
     os.close(start_read)
@@ -71,7 +76,7 @@ def family(plan: Callable[[], None]) -> tuple[int, int, int]:
 
 
 def say() -> None:
-    os.write(99, struct.pack("=I", os.getpid()))
+    os.write(SAID, struct.pack("=I", os.getpid()))
 
 
 def said(descriptor: int, number: int) -> set[int]:
@@ -95,7 +100,7 @@ def generations() -> None:
             os.wait()
             os._exit(0)
     say()
-    time.sleep(0.5)
+    os.read(START, 1)
     os.close(hold_write)
     for _ in range(3):
         os.wait()
@@ -112,6 +117,7 @@ def test_children_and_their_children_are_followed(
         everybody = said(heard, 7)
         assert pid in everybody
         assert everybody <= set(pids(tasks))
+        os.write(start, b"x")
         os.waitpid(pid, 0)
         assert until(lambda: len(set(pids(tasks)) & everybody) < len(everybody) // 2)
         assert follow.refused == 0
@@ -152,6 +158,7 @@ def test_a_process_of_another_time_is_not_followed(tasks: Map) -> None:
         os.write(start, b"x")
         said(heard, 7)
         assert processes(tasks) == [Identity(pid, 12345)]
+        os.write(start, b"x")
         os.waitpid(pid, 0)
     os.close(start)
     os.close(heard)
@@ -164,6 +171,7 @@ def test_nothing_is_followed_after_close(tasks: Map) -> None:
     os.write(start, b"x")
     said(heard, 7)
     assert pids(tasks) == [pid]
+    os.write(start, b"x")
     os.waitpid(pid, 0)
     assert pids(tasks) == [pid]
     os.close(start)
@@ -191,6 +199,7 @@ def test_a_full_map_is_counted() -> None:
         os.write(start, b"x")
         said(heard, 7)
         kept = len(pids(few))
+        os.write(start, b"x")
         os.waitpid(pid, 0)
         assert kept == 2
         assert follow.refused > 0
