@@ -172,3 +172,22 @@ def test_a_map_is_emptied_with_its_print_only_where_the_clear_stands_behind_it()
     head, _, last = run.stdout.partition("@h:\n[4, 8)")
     assert head.split() == ["@a[1]:", "1", *["@b[2]:", "2"] * 2, "@c:", "3", "@c:", "0"]
     assert last.split()[-2:] == ["@b[2]:", "0"]
+
+
+@pytest.mark.parametrize(
+    ("script", "printed"),
+    [
+        (
+            "BEGIN { @n[1] = 2; for $i : 0..(@n[1] & 3) { @l[$i] = @n[1]; @n[1] = @n[1] + 10; } exit(); }",
+            "@l[0]: 2\n@l[1]: 12\n@n[1]: 22",
+        ),
+        (
+            'BEGIN { @x[1] = 5; if (str(0x10) != str(@x[1])) { printf("%d\\n", @x[1]); } }',
+            "5\n@x[1]: 5",
+        ),
+    ],
+    ids=["in the bounds of a loop", "in a text that is not always compared"],
+)
+def test_what_was_read_from_a_map_is_known_only_where_it_was_surely_read(script: str, printed: str) -> None:
+    run = kwire("-q", "-e", script)
+    assert (run.stderr, [line for line in run.stdout.splitlines() if line]) == ("", printed.splitlines())

@@ -115,7 +115,7 @@ def compile_probe(
     # Those at its begin and end run once, and whole; an iterator comes to all objects.
     if ends and kind.place != "trace" and kind.context != "objects":
         options = options._replace(ends=True)
-    if room and kind.place == "trace":
+    if room and program.site.kind == "begin":
         options = options._replace(room=True)
     on_stack, roomy = any(map(fits_stack, placed)), False
     while True:

@@ -256,7 +256,9 @@ class Lower(ExpressionLowering):
 
     def compare_texts(self, e: checked.TextCompare, yes: Block, no: Block) -> None:
         """Go to `yes` where two texts stand to each other as asked, otherwise to `no`."""
+        known, self.known = self.known, dict(self.known)  # where the first cannot be read, the other is not
         compare(self, self.unit.texts, cpu(self, self.options), e, yes, no)
+        self.known = known
 
     def reader(self, text: checked.ReadText, limit: int) -> Function | None:
         """The function that reads such texts into records, where there are many."""
@@ -488,6 +490,7 @@ class Lower(ExpressionLowering):
         start = self.expr(loop.start)
         count = loop.most if loop.stop is None else self._turns(loop, start, self.expr(loop.stop))
         nodes, changed = self._body(loop.body)
+        self.known = {}  # what its bounds read, its turns may change
         if self.depth < CALLED_DEEP and is_called(loop, self.options.loops):
             self._called(loop, start, count, nodes, changed)
         elif loop.most > WALKED_MOST:

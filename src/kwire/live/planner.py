@@ -268,8 +268,8 @@ class Planner:
         shapes = firsts[-1] - 1
         grouped = _grouped(wanted)
         ends = any(_ends(wanted[first].program) for first, *_ in grouped)
-        once = [one.program for one in wanted if KINDS[one.program.site.kind].place == "trace"]
-        room = fits_any_ring(once)
+        # What is at the end may run beside others, when it is taken away before they are.
+        room = fits_any_ring(one.program for one in wanted if one.program.site.kind == "begin")
         schemas: dict[int, tuple[Schema, ...]] = {}
         groups = [
             self._group(wanted, members, numbers, shapes, task, schemas, ends=ends, room=room)
