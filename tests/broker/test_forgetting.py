@@ -148,7 +148,7 @@ def test_what_is_to_be_forgotten_is_named(words: list[str], why: str) -> None:
 
 
 def clean(url: str, cleaner: Cleaner | None = None) -> int:
-    cleaner = cleaner or Cleaner("me", 0.0)
+    cleaner = cleaner or Cleaner(0.0)
     removed: int = with_bucket(url, cleaner.clean)
     return removed
 
@@ -215,7 +215,7 @@ def test_what_an_interrupted_removal_left_goes_the_next_time(server: Server) -> 
         await connection.bucket.put(schema_key("a" * 32, 0), b"x")
 
     with_bucket(server.url, put)
-    cleaner = Cleaner("me", 0.0)
+    cleaner = Cleaner(0.0)
     clean(server.url, cleaner)
     assert keys(server.url) == ["cleaned", f"schema.{'a' * 32}.0"]  # an agent may just begin
     clean(server.url, cleaner)
@@ -224,7 +224,7 @@ def test_what_an_interrupted_removal_left_goes_the_next_time(server: Server) -> 
 
 def test_of_several_that_would_clean_one_does(server: Server) -> None:
     async def race(connection: Connection) -> list[float]:
-        cleaners = [Cleaner(f"c{number}", 3600.0) for number in range(5)]
+        cleaners = [Cleaner(3600.0) for _ in range(5)]
         first = await asyncio.gather(*(one._turn(connection) for one in cleaners))
         second = await asyncio.gather(*(one._turn(connection) for one in cleaners))
         return [*map(bool, first), *map(bool, second)]

@@ -227,7 +227,7 @@ class BrokerUplink:
 
     def _lost(self, epoch: int, why: sessions.Gone) -> None:
         """The session is not ours any more."""
-        if epoch != self._epoch or self._left:
+        if epoch != self._epoch or self._left or self.finished:
             return
         self._line.say(f"{self._line.address}: a new session begins: {why.value}", "session_anew")
         self._anew(superseded=why is sessions.Gone.SUPERSEDED)

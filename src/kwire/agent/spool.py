@@ -471,6 +471,7 @@ class Spool:
         self._state.close()
         os.close(self._folder)
         os.close(self._parent)
+        self._folder = self._parent = -1  # what is done with them from now on fails, not in another folder
 
     def renew(self, token: bytes, prefix: Sequence[bytes]) -> None:
         """Begin another session with what surely was not sent; everything else is forgotten.

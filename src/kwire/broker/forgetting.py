@@ -33,9 +33,8 @@ SHORTEST: Final = 8
 class Cleaner:
     """Removes what need not be known; for one collector of a broker, that others may be cleaning too."""
 
-    def __init__(self, identity: str, every: float) -> None:
+    def __init__(self, every: float) -> None:
         """Not more often than `every` so many seconds, whoever does it."""
-        self._me = identity.encode()
         self._every = every
         self._orphans: frozenset[str] = frozenset()
 
@@ -65,12 +64,15 @@ class Cleaner:
 
     async def _turn(self, connection: Connection) -> float:
         """The broker's time, where it is our turn; 0: others have just cleaned, or do."""
-        before = await connection.written(names.CLEANED)
-        _, revision = await connection.get(names.CLEANED)
-        if not await connection.swap(names.CLEANED, self._me, revision):
+        value, revision = await connection.get(names.CLEANED)
+        cleaned = float(value or 0)  # the time is kept: each look is a write, which is how we learn the time
+        if not await connection.swap(names.CLEANED, value or b"0", revision):
             return 0.0
         now = await connection.written(names.CLEANED)
-        return now if now - before >= self._every / 2 else 0.0
+        if now - cleaned < self._every / 2:
+            return 0.0
+        _, revision = await connection.get(names.CLEANED)
+        return now if await connection.swap(names.CLEANED, b"%.3f" % now, revision) else 0.0
 
 
 async def _spent(connection: Connection, session: str, keys: Iterable[str], now: float) -> bool:

@@ -17,7 +17,7 @@ SUBJECTS: Final = f"{PREFIX}.*.*"
 """All subjects of the stream."""
 
 CLEANED: Final = "cleaned"
-"""The key of who has looked last at what need not be known any more."""
+"""The key of when the bucket was cleaned last, in seconds since 1970 by the broker's clock."""
 
 GROUP: Final = "collectors"
 """The group that collectors are in where none is named."""

@@ -525,7 +525,7 @@ class Intake:
 
     async def _clean(self, connection: Connection) -> None:
         """See now and then that the bucket knows no more than is needed."""
-        cleaner = Cleaner(self._me, CLEANING)
+        cleaner = Cleaner(CLEANING)
         while True:
             await asyncio.sleep(CLEANING * (0.5 + random.random()))
             try:
