@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LOOK: Final = 0.2
 """Seconds between two looks at the disks of spools."""
 
+TAKEN_AWAY: Final = "its probes were taken away"
+"""Why a recording ends of which a change leaves nothing; any other end of the first one ends the agent."""
+
 RETRY: Final = 0.05
 """Seconds between two tries to hand over the end of a recording, where there is no room."""
 
@@ -527,7 +530,7 @@ class Agent(Courier):
                 count += len(going)
                 recorder.take_away(going)
                 if not self._left(trace) and not (trace is self.first and recorder.bound):
-                    trace.recording.end("its probes were taken away")
+                    trace.recording.end(TAKEN_AWAY)
         return count
 
     @staticmethod
@@ -538,7 +541,7 @@ class Agent(Courier):
 
     def _ended(self, trace: Trace, why: str) -> None:
         """A recording has ended."""
-        if trace is self.first and self._left(trace):
+        if trace is self.first and why != TAKEN_AWAY:
             self._end_all(why)
 
     def _end_all(self, why: str) -> None:

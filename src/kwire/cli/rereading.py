@@ -187,14 +187,20 @@ class Rereader:
     def _attached(self, count: int) -> list[int]:
         """The descriptors that follow an answer."""
         found: list[int] = []
-        while len(found) < count:
-            data, files, _, _ = socket.recv_fds(self._ours, MOST, TOGETHER)
+        failed = ""
+        for _ in range(-(-count // TOGETHER)):
+            data, files, flags, _ = socket.recv_fds(self._ours, MOST, TOGETHER)
             found += files
-            if not files:
-                for file in found:
-                    os.close(file)
+            if flags & socket.MSG_CTRUNC:  # the others come without us, or they would be taken for answers
+                failed = "too many files are open: change fewer probes at once, or allow more (ulimit -n)"
+            elif not files:
                 told = json.loads(data) if data else {"error": "the process that attaches probes has ended"}
-                raise _Unchanged(told["error"])
+                failed = failed or told["error"]
+                break
+        if failed:
+            for file in found:
+                os.close(file)
+            raise _Unchanged(failed)
         return found
 
     def _context(self, cert: str, key: str, ca: str) -> "ssl.SSLContext":

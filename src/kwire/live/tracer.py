@@ -499,10 +499,7 @@ class Tracer:
 
     def detach(self) -> None:
         """Take the probes away; what they produced stays in the rings. Ask `missed` before."""
-        for link, _, _ in self._links:
-            if isinstance(link, OnSignal):
-                link.close()
-        self._events += detach_all([link for link, _, _ in self._links])
+        self._events += _detached([link for link, _, _ in self._links])
         self._links.clear()
         self._iterations.clear()
 
@@ -521,7 +518,7 @@ class Tracer:
         going = [one for one in self._links if one[1] in probes]
         self._links = [one for one in self._links if one[1] not in probes]
         self._iterations = [one for one in self._iterations if all(one is not link for link, _, _ in going)]
-        close_all(detach_all([link for link, _, _ in going]))
+        close_all(_detached([link for link, _, _ in going]))
         for at, (group, program) in enumerate(zip(self.plan.groups, self._progs, strict=True)):
             if program is not None and all(point.probe in probes for point in group.points):
                 if program in self._ending:
@@ -605,3 +602,11 @@ class Tracer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _detached(links: Sequence[Link]) -> list[Fd]:
+    """Take programs away, those that wait for our own signals too; gives what is left to be closed."""
+    for link in links:
+        if isinstance(link, OnSignal):
+            link.close()
+    return detach_all(links)

@@ -94,6 +94,7 @@ class Export:
         self._results: queue.SimpleQueue[str] = queue.SimpleQueue()  # "": it arrived
         self._busy = False  # with what was handed to the thread
         parts = urlsplit(self.url)
+        self._shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
         with contextlib.suppress(OSError):  # what answers is loaded now
             socket.getaddrinfo(parts.hostname, parts.port)
 
@@ -186,7 +187,7 @@ class Export:
             why = self._results.get()
             self._busy = False
             if why:
-                self._troubles.say(f"send metrics to {self.url}: {why} (trying again)", "unreachable")
+                self._troubles.say(f"send metrics to {self._shown}: {why} (trying again)", "unreachable")
             else:
                 self._troubles.over()
 
