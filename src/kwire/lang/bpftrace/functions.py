@@ -42,7 +42,6 @@ def str_(low: "Lowering", node: s.Call) -> tree.Expr:
         one = tree.Number(1, node.span)
         if given is None:
             place, size = (low.expression(one) for one in node.arguments)
-            size = tree.Cast("s64", size, node.span, node.span)  # of 0 bytes it is less than none
             wanted: tree.Expr = tree.Binary("sub", size, one, node.span)  # but for the NUL
         elif given < 1:
             raise TextError(node.arguments[1].span, f"a text of {given} bytes is none", "str(p, 64)")
