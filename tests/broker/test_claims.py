@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from kwire.broker.claims import Claims, ClaimsError, Part, Span, lost_between, whole
+from kwire.broker.claims import Claims, ClaimsError, Span, StoredPlaces, lost_between, whole
 
 
 def message(place: int, each: int = 10) -> Span:
@@ -24,7 +24,7 @@ def test_what_is_claimed_is_had_by_who_claimed_it() -> None:
     assert claims.claim("a", [message(4)]) == 2  # so it has stored what it had before
     assert claims.holder(1) is None
     assert claims.collectors == ["a", "b"]
-    assert claims.parts == {"a": Part(4, 8, 26), "b": Part(1, 2, 4)}
+    assert claims.parts == {"a": StoredPlaces(4, 8, 26), "b": StoredPlaces(1, 2, 4)}
 
 
 def test_a_batch_taken_back_may_be_claimed_by_another() -> None:
@@ -35,7 +35,7 @@ def test_a_batch_taken_back_may_be_claimed_by_another() -> None:
     claims.release("b")
     assert claims.gaps == [Span(1, 2, {1: 10}, {1: 30})]
     assert claims.claim("a", [message(1), message(2)]) == 3
-    assert (claims.gaps, claims.parts["b"], claims.parts["a"]) == ([], Part(), Part(4, 6, 14))
+    assert (claims.gaps, claims.parts["b"], claims.parts["a"]) == ([], StoredPlaces(), StoredPlaces(4, 6, 14))
     assert claims.claim("b", [message(4)]) == 1
 
 
@@ -100,8 +100,8 @@ def test_against_a_model(seed: int) -> None:
         assert all(one.last + 1 < two.first for one, two in zip(claims.taken, claims.taken[1:], strict=False))
         for one in "abc":
             places = [place for place, who in owner.items() if who == one]
-            part = Part(len(places), sum(places), sum(place * place for place in places))
-            assert claims.parts.get(one, Part()) == part
+            part = StoredPlaces(len(places), sum(places), sum(place * place for place in places))
+            assert claims.parts.get(one, StoredPlaces()) == part
         missing = [place for gap in claims.gaps for place in range(gap.first, gap.last + 1)]
         assert missing == [place for place in range(max(owner, default=-1)) if place not in owner]
         assert all(lost_between(gap) == {1: 10 * (gap.last - gap.first + 1)} for gap in claims.gaps)
@@ -110,7 +110,7 @@ def test_against_a_model(seed: int) -> None:
 def test_the_sums_of_all_places() -> None:
     for first, last in ((0, 0), (0, 9), (3, 7), (5, 5)):
         places = range(first, last + 1)
-        assert whole(first, last) == Part(len(places), sum(places), sum(n * n for n in places))
+        assert whole(first, last) == StoredPlaces(len(places), sum(places), sum(n * n for n in places))
 
 
 def test_a_value_that_is_none_is_refused() -> None:

@@ -15,7 +15,7 @@ from tests.analyze.conftest import MONOTONIC, WALL, Kit, kit, kwire
 from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.source import Source
 from kwire.lake.add import Added, add
-from kwire.lake.place import Lake
+from kwire.lake.directory import Lake
 from kwire.wire.messages import Cause, Lost
 
 __all__ = ["kit", "kwire"]

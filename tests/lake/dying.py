@@ -20,7 +20,7 @@ from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.source import Source
 from kwire.lake.add import add
 from kwire.lake.compact import compact
-from kwire.lake.place import Lake
+from kwire.lake.directory import Lake
 
 STEPS = ("os.", "shutil.", "fcntl.", "ctypes.")
 

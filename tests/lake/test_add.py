@@ -18,11 +18,11 @@ from tests.analyze.conftest import RICH, Kit
 from tests.lake.conftest import FIELDS, Waters
 
 from kwire.analyze.tables import Tables
-from kwire.lake import parts
+from kwire.lake import parquet_files
 from kwire.lake.add import Added, added_before
 from kwire.lake.columns import grown, probe_for, read
 from kwire.lake.compact import compact
-from kwire.lake.place import NO_HOST, Lake, LakeError, segment
+from kwire.lake.directory import NO_HOST, Lake, LakeError, segment
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -62,8 +62,8 @@ def test_row_groups_are_in_order_of_time_compressed_and_have_statistics(
 ) -> None:
     from pyarrow import parquet
 
-    monkeypatch.setattr(parts, "GROUP", 100)
-    monkeypatch.setattr(parts, "FILE", 450)
+    monkeypatch.setattr(parquet_files, "GROUP", 100)
+    monkeypatch.setattr(parquet_files, "FILE", 450)
     monkeypatch.setattr("kwire.analyze.export.ROWS", 50)
     waters.add(waters.capture("a.pcapng", events=1000, probes=["kprobe:x"]))
     assert [path[-8 - 4 : -8] for path in waters.files] == ["-000", "-001", "-002"]
@@ -247,8 +247,8 @@ def test_a_hostile_host_stays_in_the_lake(waters: Waters) -> None:
 
 
 def test_memory_is_bounded_by_files_that_are_closed(waters: Waters, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "OPEN", 3)
-    monkeypatch.setattr(parts, "HELD", 1000)
+    monkeypatch.setattr(parquet_files, "OPEN", 3)
+    monkeypatch.setattr(parquet_files, "HELD", 1000)
     waters.add(waters.capture("a.pcapng", hosts=[f"h{number}" for number in range(8)], events=30))
     assert len(waters.events()) == 8 * 2 * 30
 
@@ -402,7 +402,7 @@ def test_a_full_disk_is_said_of_the_lake(waters: Waters, kwire: Run, monkeypatch
     def full(*_: str) -> None:
         raise OSError(errno.ENOSPC, "Error writing bytes to file. Detail: [errno 28] No space left on device")
 
-    monkeypatch.setattr(parts, "sync", full)
+    monkeypatch.setattr(parquet_files, "sync", full)
     for arguments in (["fleet", "compact", waters.path], ["export", more, "--partition", waters.path]):
         status, _, err = kwire(*arguments)
         assert (status, err) == (1, f"kwire: write to {waters.path}: No space left on device\n")

@@ -18,7 +18,7 @@ from kwire.compile.layout import map_schema
 from kwire.errors import KwireError
 from kwire.lake.compact import compact
 from kwire.lake.database import LakeDatabase
-from kwire.lake.place import Lake
+from kwire.lake.directory import Lake
 from kwire.lang.checked import Map
 from kwire.lang.types import U32, U64
 from kwire.wire.schema import Clock

@@ -14,7 +14,7 @@ from tests.analyze.conftest import Kit
 from tests.lake.conftest import Waters
 
 from kwire.lake.compact import compact
-from kwire.lake.place import Lake
+from kwire.lake.directory import Lake
 
 FIRST, LAST = "2023-11-14", "2023-11-16"
 WIDER = (("pid", "u32", 1, ""), ("comm", "str", 1, ""), ("count", "s64", 1, ""), ("big", "u64", 1, ""))

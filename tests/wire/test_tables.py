@@ -12,7 +12,17 @@ from kwire.wire.frame import FrameError, Type, build, inspect
 from kwire.wire.frames import Frames
 from kwire.wire.payload import said
 from kwire.wire.schema import MAP_VALUES, MapShape, Schema, SchemaReader
-from kwire.wire.tables import LIMIT, MapTable, Row, TableReader, cells, problem, read_part, records, time_of
+from kwire.wire.tables import (
+    LIMIT,
+    MapTable,
+    Row,
+    TableReader,
+    cells,
+    problem,
+    read_table_part,
+    records,
+    time_of,
+)
 
 S64 = st.integers(-(1 << 63), (1 << 63) - 1)
 CELLS = {"s64": S64, "u64": st.integers(0, (1 << 64) - 1), "str": st.text(max_size=20), "bool": st.booleans()}
@@ -64,7 +74,7 @@ def test_what_a_map_held_comes_back(made: tuple[Schema, MapTable], limit: int) -
     for frame in Frames.walk(b"".join(frames)):
         assert found == []
         assert time_of(frame) == held.time
-        assert said(frame, SchemaReader()) == read_part(frame)
+        assert said(frame, SchemaReader()) == read_table_part(frame)
         found += [one for one in [reader.add(frame)] if one is not None]
     assert found == [held]
     assert not problem(schema, held.rows)
@@ -134,7 +144,7 @@ def test_hostile_keys_are_named(change: dict[str, object], said: str) -> None:
     frame, _ = inspect(build(Type.TABLE, 4, cbor.dumps(value)))
     assert frame is not None
     with pytest.raises(FrameError, match=r".*") as caught:
-        read_part(frame)
+        read_table_part(frame)
     assert said in str(caught.value)
 
 

@@ -18,7 +18,7 @@ from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import Schema, SchemaReader
-from kwire.wire.tables import MapTable, Part, TableReader, learn, problem
+from kwire.wire.tables import MapTable, TablePart, TableReader, learn, problem
 
 MOST_PROBES: Final = 1 << 16
 
@@ -121,7 +121,7 @@ class Received:
             self._describe(what)
         elif isinstance(what, Lost) and what.probe <= self.probes:
             self._lose(what)
-        elif isinstance(what, Part) and self._sinks is not None and frame.header.id in self.schemas:
+        elif isinstance(what, TablePart) and self._sinks is not None and frame.header.id in self.schemas:
             self._table(frame)
         elif isinstance(what, dict):
             self.produced = {**(self.produced or {}), **self._known(what)}

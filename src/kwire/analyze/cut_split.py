@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kwire.analyze.capture_summary import CaptureSummary, Seen
-from kwire.analyze.rewrite import Keys, Numbers, Part, made_of, numbered, renumber
+from kwire.analyze.rewrite import Keys, Numbers, RenumberingWriter, made_of, numbered, renumber
 from kwire.analyze.scan import Picked, Progress, Scan, probe_numbers
 from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source, check_output
@@ -69,7 +69,7 @@ def cut(
     numbers = Numbers(seen.schema for seen in capture_summary.probes if _concerned(seen, selection))
     whole = not selection.bounded and not selection.conditional
     comment = f"kwire cut of {_name(source)}: {described(selection)}"
-    with Part(
+    with RenumberingWriter(
         path,
         numbers,
         "cut",
@@ -174,12 +174,14 @@ class _Pieces:
         self._source, self._capture_summary, self._directory = source, capture_summary, directory
         self._split = identity.new_split()
         self._taken: dict[str, int] = {}
-        self._parts: dict[int, Part] = {}
+        self._parts: dict[int, RenumberingWriter] = {}
         self.done: list[Piece] = []
         self.stacks = Stacks()
         """Those that are read with what is split."""
 
-    def part(self, index: int, name: str, numbers: Numbers, about: str, *, whole: bool = False) -> Part:
+    def part(
+        self, index: int, name: str, numbers: Numbers, about: str, *, whole: bool = False
+    ) -> RenumberingWriter:
         """The open piece of this index, made where it is not there yet."""
         found = self._parts.get(index)
         if found is None:
@@ -187,7 +189,7 @@ class _Pieces:
             path = _target(self._source, self._directory, file)
             comment = f"kwire split of {_name(self._source)} {about}"
             limits = identity.Limits(pieces=frozenset({(self._split, index)}))
-            found = self._parts[index] = Part(
+            found = self._parts[index] = RenumberingWriter(
                 path, numbers, "split", [comment, *made_of([self._capture_summary], limits)], self.stacks
             )
             found.account(self._capture_summary, whole=whole)
@@ -251,7 +253,12 @@ def _by_schema(
 
 
 def _distribute(
-    source: Source, parts: list[Part], stacks: Stacks, progress: Progress | None, *, unknown: bool
+    source: Source,
+    parts: list[RenumberingWriter],
+    stacks: Stacks,
+    progress: Progress | None,
+    *,
+    unknown: bool,
 ) -> None:
     """Give each event to the part that has its probe, `unknown` losses to the first."""
     import numpy as np
@@ -280,7 +287,7 @@ class _Owners:
 
     __slots__ = ("_known", "_parts")
 
-    def __init__(self, parts: list[Part]) -> None:
+    def __init__(self, parts: list[RenumberingWriter]) -> None:
         self._parts = parts
         self._known: dict[int, tuple[Schema, int]] = {}
 
@@ -293,7 +300,7 @@ class _Owners:
         return known[1]
 
 
-def _put(part: Part, picked: Picked, chosen: "Array", losses: list[Any]) -> None:
+def _put(part: RenumberingWriter, picked: Picked, chosen: "Array", losses: list[Any]) -> None:
     """Write the chosen events to a part, and losses at their places among them; all are numbered already."""
     import numpy as np
 
@@ -319,7 +326,7 @@ def _by_time(
     numbers, clock = Numbers(capture_summary.schemas), WallClock()
     width = len(str(count))
 
-    def part(pieces: _Pieces, index: int) -> Part:
+    def part(pieces: _Pieces, index: int) -> RenumberingWriter:
         first = begins + index * every
         about = f"by time: from {clock.moment(first)}, for {every / 1e9:g} s"
         return pieces.part(index, f"part-{index + 1:0{width}}", numbers, about)
@@ -394,7 +401,7 @@ def _by_amount(
         return pieces.done
 
 
-def _whole_tables(picked: Picked, stop: int, part: Part) -> int:
+def _whole_tables(picked: Picked, stop: int, part: RenumberingWriter) -> int:
     """Where a piece ends that is to end at `stop`: behind the tables that it has begun."""
     frames = Frames(picked.data, picked.offsets.data)
     open_ = part.writer.unfinished

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.capture_summary import CaptureSummary
-from kwire.analyze.rewrite import Numbers, Part, made_of, numbered, renumber
+from kwire.analyze.rewrite import Numbers, RenumberingWriter, made_of, numbered, renumber
 from kwire.analyze.scan import BYTES, Picked, Progress, Scan
 from kwire.analyze.source import Source, check_output
 from kwire.capture import identity
@@ -208,7 +208,7 @@ def merge(
     names = ", ".join(source.name.rsplit("/", 1)[-1] for source, _ in inputs)
     surveys = [capture_summary for _, capture_summary in inputs]
     comments = [f"kwire merge of {names}", *made_of(surveys)]
-    part = Part(path, numbers, "merge", comments, stacks := Stacks())
+    part = RenumberingWriter(path, numbers, "merge", comments, stacks := Stacks())
     held = max(1 << 10, min(HELD, HELD_ALL // len(inputs)))
     captures, scans = [], []
     try:
@@ -248,7 +248,7 @@ def _check_once(inputs: Sequence[tuple[Source, CaptureSummary]]) -> None:
 
 
 def _run(
-    inputs: list[_Input], holes: _Holes, part: Part, scans: list[Scan], progress: Progress | None
+    inputs: list[_Input], holes: _Holes, part: RenumberingWriter, scans: list[Scan], progress: Progress | None
 ) -> None:
     """Hand over what lies before the horizon of all inputs, until all is written."""
     import numpy as np
@@ -278,7 +278,9 @@ def _run(
             return
 
 
-def _write(part: Part, data: bytearray, offsets: list[Any], times: list[Any], losses: list[Any]) -> None:
+def _write(
+    part: RenumberingWriter, data: bytearray, offsets: list[Any], times: list[Any], losses: list[Any]
+) -> None:
     import numpy as np
 
     at = np.concatenate(offsets) if offsets else np.zeros(0, np.uint64)

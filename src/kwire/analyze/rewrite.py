@@ -75,7 +75,7 @@ def made_of(surveys: Iterable[CaptureSummary], limits: Limits | None = None) -> 
     return [one.comment() for one in dict.fromkeys(held)]
 
 
-class Part:
+class RenumberingWriter:
     """One capture being written: what it takes, it renumbers in place and hands to a Writer.
 
     A context manager: the capture takes its place at the end, whole; what an error leaves unfinished is gone,
@@ -149,7 +149,7 @@ class Part:
             cause = "the disk is full, or the file would be larger than is allowed"
             raise CaptureError("write", self.path, cause, "free space, or write elsewhere")
 
-    def __enter__(self) -> "Part":
+    def __enter__(self) -> "RenumberingWriter":
         return self
 
     def __exit__(self, *_: object) -> None:

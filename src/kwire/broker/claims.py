@@ -10,7 +10,7 @@ after (`kwire.broker.names.Counts`). Messages are named by their place in the se
 numbers less the first one. What is kept grows with what is under way, not with the session.
 
 Sums of places and of their squares, by collector, are what proves afterwards that the files of all have each
-place once (`Part`).
+place once (`StoredPlaces`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,14 +36,14 @@ class Span(NamedTuple):
     after: Counts | None = None
 
 
-class Part(NamedTuple):
+class StoredPlaces(NamedTuple):
     """What one collector has of a session: how many messages, the sum of their places and of the squares."""
 
     messages: int = 0
     places: int = 0
     squares: int = 0
 
-    def with_spans(self, spans: Iterable[Span], sign: int = 1) -> "Part":
+    def with_spans(self, spans: Iterable[Span], sign: int = 1) -> "StoredPlaces":
         """The same with these messages (-1: without them)."""
         messages, places, squares = self
         for span in spans:
@@ -51,17 +51,17 @@ class Part(NamedTuple):
             messages += sign * one.messages
             places += sign * one.places
             squares += sign * one.squares
-        return Part(messages, places, squares)
+        return StoredPlaces(messages, places, squares)
 
 
-def whole(first: int, last: int) -> Part:
-    """The part of who has all places from `first` to `last`."""
+def whole(first: int, last: int) -> StoredPlaces:
+    """The sums of one who has all places from `first` to `last`."""
 
     def up_to(n: int) -> tuple[int, int]:
         return n * (n + 1) // 2, n * (n + 1) * (2 * n + 1) // 6
 
     (places, squares), (before, squares_before) = up_to(last), up_to(first - 1) if first else (0, 0)
-    return Part(last - first + 1, places - before, squares - squares_before)
+    return StoredPlaces(last - first + 1, places - before, squares - squares_before)
 
 
 class Open(NamedTuple):
@@ -81,7 +81,7 @@ class Claims:
         """What is claimed, in order, as few spans as can be."""
         self.open: dict[str, Open] = {}
         """By collector."""
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, StoredPlaces] = {}
         """By collector, what it has claimed in all; what the broker discarded, and it has counted, too."""
         self.end: tuple[int, int] | None = None
         """The place of BYE, and its place in the stream, where that has come."""
@@ -143,7 +143,7 @@ class Claims:
         spans = tuple(_merge(messages))
         self.taken = _merge([*self.taken, *spans])
         self.open[collector] = Open(batch, spans)
-        self.parts[collector] = self.parts.get(collector, Part()).with_spans(spans)
+        self.parts[collector] = self.parts.get(collector, StoredPlaces()).with_spans(spans)
         return batch
 
     def renumber(self, collector: str) -> int:
@@ -159,7 +159,7 @@ class Claims:
             self.end = None
         for gone in batch.spans:
             self.taken = [piece for span in self.taken for piece in _without(span, gone)]
-        self.parts[collector] = self.parts.get(collector, Part()).with_spans(batch.spans, -1)
+        self.parts[collector] = self.parts.get(collector, StoredPlaces()).with_spans(batch.spans, -1)
         self.open[collector] = Open(batch.batch - 1, ())
 
     @property
@@ -208,7 +208,7 @@ class Claims:
                 for who, (batch, spans) in found["open"].items()
             }
             claims.parts = {
-                str(who): Part(int(messages), int(places), int(squares))
+                str(who): StoredPlaces(int(messages), int(places), int(squares))
                 for who, (messages, places, squares) in found["parts"].items()
             }
             claims.end = (int(found["end"][0]), int(found["end"][1])) if found["end"] else None

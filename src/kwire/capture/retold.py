@@ -21,7 +21,7 @@ from kwire.wire.frame import HEADER, HEADER_SIZE, FrameError, Type
 from kwire.wire.frames import Frames
 from kwire.wire.schema import Schema
 from kwire.wire.stacks import Stacks
-from kwire.wire.tables import MapTable, Row, TableReader, cells, learn, problem, read_part, stack_rows
+from kwire.wire.tables import MapTable, Row, TableReader, cells, learn, problem, read_table_part, stack_rows
 
 AT_ONCE: Final = 4096
 """Frames that are looked at before their stacks are told."""
@@ -139,7 +139,7 @@ class Retold:
 
     def _in_table(self, frames: Frames, index: int, schema: Schema, places: Sequence[int]) -> Iterator[int]:
         try:
-            part = read_part(frames.frame(index))
+            part = read_table_part(frames.frame(index))
         except FrameError:
             return
         self._time = self._time or part.time

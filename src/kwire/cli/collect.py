@@ -460,11 +460,11 @@ def _check(args: argparse.Namespace) -> int:
     check_folder(_folder(args))
     if args.parquet is not None:
         from kwire.cli.parquet import check_library
-        from kwire.lake.place import check_place
+        from kwire.lake.directory import check_path
 
         _lake_apart(args)
         check_folder(args.parquet)
-        check_place(args.parquet)
+        check_path(args.parquet)
         check_library()
     brokers = [text for text in args.origins if is_broker(text)]
     if brokers and (args.merge is not None or len(brokers) > 1):

@@ -128,7 +128,7 @@ def _write(args: argparse.Namespace, source: Source, form: "Format", found: "Cap
 def _partition(args: argparse.Namespace) -> int:
     """Add captures to a lake, one after the other."""
     from kwire.lake.add import add, is_settled
-    from kwire.lake.place import Lake
+    from kwire.lake.directory import Lake
 
     if args.format is not None:
         raise KwireError("export", args.partition, "a lake is Parquet", "leave --format out")

@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
 def _compact(args: argparse.Namespace) -> int:
     """Join the small files of a lake."""
     from kwire.lake.compact import TARGET, compact
-    from kwire.lake.place import Lake
+    from kwire.lake.directory import Lake
 
     lake = Lake(args.address)
     done = compact(lake, args.size or TARGET)

@@ -19,7 +19,7 @@ from typing import Any, Final
 from kwire.collector.finished import Finished, FinishedCapture
 from kwire.collector.storage import Storage
 from kwire.errors import KwireError
-from kwire.lake.place import Lake, reason
+from kwire.lake.directory import Lake, reason
 from kwire.transport.life import Say
 from kwire.transport.loop import READ, Loop
 from kwire.transport.rate_limited_log import Recurring

@@ -118,7 +118,7 @@ def _ask(args: argparse.Namespace, source: Source, found: "CaptureSummary", sql:
 def _ask_lake(args: argparse.Namespace, paths: list[str], sql: str | None) -> int:
     """Answer from a lake."""
     from kwire.lake.database import LakeDatabase, span
-    from kwire.lake.place import Lake
+    from kwire.lake.directory import Lake
 
     if len(paths) > 1:
         raise KwireError("query", " ".join(paths), "a lake is asked alone", "give one directory")

@@ -30,7 +30,7 @@ from kwire.wire.keyed import FLAG, MAP, TEXT, Key, read_payload
 from kwire.wire.messages import Cause, Lost
 from kwire.wire.payload import said, strict_runs
 from kwire.wire.schema import SchemaReader
-from kwire.wire.tables import Part
+from kwire.wire.tables import TablePart
 from kwire.wire.walk import frame_renumber
 
 Payload: TypeAlias = bytes | bytearray | memoryview
@@ -649,7 +649,7 @@ class Store:
             stored_session.stray(int.from_bytes(frame.payload[:8], sys.byteorder))
         elif isinstance(what, dict):
             stored_session.totals(what)
-        elif isinstance(what, Part):
+        elif isinstance(what, TablePart):
             number = stored_session.numbers.get(id)
             if number is None:
                 stored_session.refuse(Code.UNKNOWN_SCHEMA, id, "a SCHEMA before the first TABLE")

@@ -22,7 +22,7 @@ from kwire.compile.variable_length import Record
 from kwire.hints import TYPE_CHECKING
 from kwire.lang import checked, types
 from kwire.lang.context import CtxField, DataLoc, Site
-from kwire.lang.entries import VALUE_MOST, Part, key_parts, key_size, value_parts, value_size
+from kwire.lang.entries import VALUE_MOST, EntryMember, key_parts, key_size, value_parts, value_size
 from kwire.lang.tree import Span
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ class MapLowering:
 
     def _put(
         self,
-        part: Part,
+        part: EntryMember,
         value: checked.Expr | checked.Wide | checked.TextConst,
         base: Value | Slot,
         offset: int,

@@ -71,7 +71,7 @@ class FilePlace(NamedTuple):
         return f"{self.path}:{self.offset:#x}"
 
 
-Place: TypeAlias = str | FilePlace
+AttachTarget: TypeAlias = str | FilePlace
 """What a program is attached to: a target by its name, or a place in a file."""
 
 
@@ -201,7 +201,7 @@ class SeveralLinks(Link):
         return [event for one in self.all for event in one.detach()]
 
 
-def attach(prog: Prog, kind: str, target: Place, cookie: int = 0) -> Link:
+def attach(prog: Prog, kind: str, target: AttachTarget, cookie: int = 0) -> Link:
     """Attach a program to one probe.
 
     `kind` and `target`: tracepoint `category:name`; rawtracepoint `name`; kprobe `function`,
@@ -484,7 +484,7 @@ def _kprobe(prog: Prog, kind: str, target: str, cookie: int) -> Link:
     return _on_perf_event(prog, perf, kind, target, cookie)
 
 
-def _uprobe(prog: Prog, kind: str, place: Place, cookie: int) -> Link:
+def _uprobe(prog: Prog, kind: str, place: AttachTarget, cookie: int) -> Link:
     if not isinstance(place, FilePlace):
         raise AttachError("attach to", f"{kind}:{place}", "that is no place in a file")
     found = pmu("uprobe")

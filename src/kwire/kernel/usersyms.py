@@ -61,7 +61,7 @@ NESTED: Final = 8
 VDSO: Final = "[vdso]"
 
 
-class Place(NamedTuple):
+class UserSymbol(NamedTuple):
     """What an address of a process is: the name of what is there (empty: not known) and the distance from its
     start; the file that is mapped there, as the process sees it ("" where none is).
     """
@@ -71,7 +71,7 @@ class Place(NamedTuple):
     file: str
 
 
-class Spot(NamedTuple):
+class Location(NamedTuple):
     """Where an address of a process is: the file that is mapped there, as the process sees it; `namer`: who
     tells the names there, None where nobody does; `at`: what the namer is asked for.
     """
@@ -80,10 +80,10 @@ class Spot(NamedTuple):
     namer: "File | PerfMap | None"
     at: int
 
-    def place(self) -> Place:
+    def symbol(self) -> UserSymbol:
         """What is there. Takes long where names of a file are asked for the first time."""
         name, offset = (self.namer.at(self.at) if self.namer is not None else None) or ("", 0)
-        return Place(demangled(name), offset, self.file)
+        return UserSymbol(demangled(name), offset, self.file)
 
 
 class Mapping(NamedTuple):
@@ -290,21 +290,21 @@ class Process:
             return None
         return self._mappings[number]
 
-    def spot(self, address: int) -> Spot:
+    def locate(self, address: int) -> Location:
         """Where an address is."""
         mapping = self._mapping(address)
         if mapping is None:
-            return Spot("", None, 0)
+            return Location("", None, 0)
         if mapping.path == VDSO:
-            return Spot(VDSO, _vdso(), address - mapping.start)
+            return Location(VDSO, _vdso(), address - mapping.start)
         file = self._file(mapping)
         if file is not None:
-            return Spot(mapping.path, file, address - mapping.start + mapping.offset)
-        return Spot(mapping.path, self._perf_map, address)
+            return Location(mapping.path, file, address - mapping.start + mapping.offset)
+        return Location(mapping.path, self._perf_map, address)
 
-    def at(self, address: int) -> Place:
+    def at(self, address: int) -> UserSymbol:
         """What is at an address."""
-        return self.spot(address).place()
+        return self.locate(address).symbol()
 
     def _file(self, mapping: Mapping) -> File | None:
         """The ELF file that is mapped there; None where none is, as with what a JIT compiler made."""

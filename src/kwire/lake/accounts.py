@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from kwire.capture import identity
-from kwire.lake.place import Lake, LakeError, reason, sync
+from kwire.lake.directory import Lake, LakeError, reason, sync
 
 FORMAT: Final = 1
 SEVERAL: Final = "m-"

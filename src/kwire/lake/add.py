@@ -21,8 +21,8 @@ from kwire.analyze.wide import Layout
 from kwire.capture import identity
 from kwire.lake import accounts
 from kwire.lake.columns import Probe, name_of, probe_for
-from kwire.lake.parts import Parts
-from kwire.lake.place import Lake, LakeError, Partition
+from kwire.lake.directory import Lake, LakeError, Partition
+from kwire.lake.parquet_files import PartitionFiles
 
 
 class Added(NamedTuple):
@@ -85,7 +85,7 @@ def add(
         _refuse_repeated(lake, key, source, found)
         probes, said = _probes(lake, tables)
     with lake.making() as folder:
-        parts = Parts(folder, key)
+        parts = PartitionFiles(folder, key)
         with source.open() as capture:
             scan = Scan(capture, progress=progress)
             for table, export in apart(scan, found, tables):
@@ -132,7 +132,7 @@ def _probes(lake: Lake, tables: Tables) -> tuple[dict[int, Probe], list[str]]:
     return probes, said
 
 
-def _write(parts: Parts, probe: Probe, table: Table, export: Export) -> None:
+def _write(parts: PartitionFiles, probe: Probe, table: Table, export: Export) -> None:
     """Make the files of a table."""
     [only] = export.tables
     shown = {column.name: name for name, column in Layout(export.tables).of(only)}

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from kwire.analyze import arrow
 from kwire.analyze.tables import COMMON, Column, Table, unique
-from kwire.lake.place import COLUMNS, Lake, LakeError, identifier, reason, sync
+from kwire.lake.directory import COLUMNS, Lake, LakeError, identifier, reason, sync
 from kwire.wire.fields import letter
 
 IN_PATH: Final = ("probe", "day", "host")

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 from kwire.analyze import arrow
 from kwire.lake import accounts
 from kwire.lake.columns import Probe, read
-from kwire.lake.parts import Part
-from kwire.lake.place import SUFFIX, Lake, LakeError, Partition, reason
+from kwire.lake.directory import SUFFIX, Lake, LakeError, Partition, reason
+from kwire.lake.parquet_files import ParquetFile
 
 TARGET: Final = 256 << 20
 """Bytes of a file that is made, about."""
@@ -146,7 +146,7 @@ def _groups(sizes: dict[str, int], where: str, target: int) -> Iterator[list[str
 
 def _join(probe: Probe, paths: Sequence[str], made: str) -> None:
     """Make one file of several, in order of time."""
-    part = Part(made, probe.schema)
+    part = ParquetFile(made, probe.schema)
     streams = [one for one in (_Stream(path, probe.schema) for path in paths) if one.more()]
     while streams:
         # What is not later than anything that is still to come, of each.

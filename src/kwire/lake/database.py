@@ -26,7 +26,7 @@ from kwire.analyze.zone import local_clock
 from kwire.errors import KwireError
 from kwire.lake import accounts
 from kwire.lake.columns import Probe, name_of, read
-from kwire.lake.place import DAY_NS, NO_HOST, Lake, Partition
+from kwire.lake.directory import DAY_NS, NO_HOST, Lake, Partition
 from kwire.wire.schema import EARLIEST, LATEST, matches
 
 SAFE: Final = 1 << 62  # ns: times beyond are shown as they are

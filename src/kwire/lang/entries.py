@@ -17,22 +17,22 @@ VALUE_MOST: Final = 32768
 WORD: Final = 8
 
 
-class Part(NamedTuple):
-    """A part of a key: where it lies, and how many bytes it has."""
+class EntryMember(NamedTuple):
+    """A part of a key or value: where it lies, and how many bytes it has."""
 
     type: types.Part
     offset: int
     size: int
 
 
-def value_parts(map: checked.Map) -> tuple[Part, ...]:
+def value_parts(map: checked.Map) -> tuple[EntryMember, ...]:
     """How the parts of a value of a "hash" or "lru" lie."""
     found, at = [], 0
     for type_ in types.leaves(map.value):
         size = 8
         if isinstance(type_, types.Text | types.Array):
             size = _words(type_.limit + 1 if isinstance(type_, types.Text) else types.size_of(type_))
-        found.append(Part(type_, at, size))
+        found.append(EntryMember(type_, at, size))
         at += size
     return tuple(found)
 
@@ -43,7 +43,7 @@ def value_size(map: checked.Map) -> int:
     return last.offset + last.size
 
 
-def key_parts(map: checked.Map) -> tuple[Part, ...]:
+def key_parts(map: checked.Map) -> tuple[EntryMember, ...]:
     """How the parts of a map's keys lie."""
     found, at = [], 0
     for type_ in map.key:
@@ -55,7 +55,7 @@ def key_parts(map: checked.Map) -> tuple[Part, ...]:
             size = types.size_of(type_)
             step = min(size & -size, WORD)
         at = (at + step - 1) & -step
-        found.append(Part(type_, at, size))
+        found.append(EntryMember(type_, at, size))
         at += size
     return tuple(found)
 

@@ -10,7 +10,7 @@ from kwire.hints import TYPE_CHECKING, Protocol
 from kwire.lang import checked as c
 from kwire.lang import tree, values
 from kwire.lang import types as t
-from kwire.lang.entries import Part, bounded, key_parts, value_parts
+from kwire.lang.entries import EntryMember, bounded, key_parts, value_parts
 from kwire.lang.errors import TextError
 from kwire.lang.forms import walk
 from kwire.lang.inferred import Inferred
@@ -59,7 +59,7 @@ def element(checker: "ExpressionChecker", node: tree.Element) -> Value:
     return held(map.value, value_parts(map), address, span)
 
 
-def held(type_: t.Part | t.Tuple, parts: Sequence[Part], address: c.Expr, span: Span) -> Value:
+def held(type_: t.Part | t.Tuple, parts: Sequence[EntryMember], address: c.Expr, span: Span) -> Value:
     """A value in memory as the parts of a map lie there."""
     if isinstance(type_, t.Tuple):
         items, rest = [], list(parts)

@@ -13,7 +13,7 @@ from kwire.errors import KwireError
 from kwire.hints import Any, TypeAlias
 from kwire.lang import types as t
 from kwire.lang.checked import Map
-from kwire.lang.entries import Part, key_parts, key_size, value_parts, value_size
+from kwire.lang.entries import EntryMember, key_parts, key_size, value_parts, value_size
 from kwire.lazy import NamedTuple
 from kwire.wire.fields import Field, text, text_bytes
 from kwire.wire.schema import Items as Shape
@@ -129,7 +129,7 @@ def bytes_of(map: Map, key: Sequence[object]) -> bytes:
     return bytes(made)
 
 
-def _wide(map: Map, part: Part, given: object) -> bytes | None:
+def _wide(map: Map, part: EntryMember, given: object) -> bytes | None:
     """The bytes of a text or an array; None for a part that is a number."""
     if isinstance(part.type, t.Array):
         size = t.size_of(part.type)
@@ -209,7 +209,7 @@ def value_of(map: Map, values: Iterable[bytes]) -> Value:
     return meaning(map, together(map, values))
 
 
-def _items(type_: t.Part | t.Tuple, parts: list[Part], data: bytes) -> "KeyPart | Items":
+def _items(type_: t.Part | t.Tuple, parts: list[EntryMember], data: bytes) -> "KeyPart | Items":
     """A text, an array or a tuple out of the bytes of a value; `parts`: those that are left."""
     if isinstance(type_, t.Tuple):
         return Items(_items(one, parts, data) for one in type_.items)  # type: ignore[arg-type]  # a part

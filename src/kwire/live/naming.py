@@ -19,7 +19,7 @@ from typing import Any, Final
 from kwire.errors import KwireError
 from kwire.hints import Protocol
 from kwire.kernel import privileges, seccomp
-from kwire.kernel.usersyms import NEEDED, PerfMap, Spot, UserSymbols
+from kwire.kernel.usersyms import NEEDED, Location, PerfMap, UserSymbols
 from kwire.lazy import NamedTuple
 from kwire.wire.fields import text
 from kwire.wire.stacks import Frame, Stack
@@ -64,8 +64,8 @@ class Names:
 
     def __init__(self) -> None:
         self._users = UserSymbols()
-        self._taken: dict[int, tuple[Sequence[int], tuple[Spot, ...]]] = {}
-        self._pending: dict[int, tuple[Stack, tuple[Spot, ...]]] = {}  # some frames may get names yet
+        self._taken: dict[int, tuple[Sequence[int], tuple[Location, ...]]] = {}
+        self._pending: dict[int, tuple[Stack, tuple[Location, ...]]] = {}  # some frames may get names yet
 
     def take(self, seen: Sequence[Seen]) -> None:
         """Take hold of what tells the names of these."""
@@ -74,15 +74,15 @@ class Names:
         for number, pid, addresses in seen:
             process = processes[pid]
             process.open(addresses)
-            self._taken[number] = addresses, tuple(map(process.spot, addresses))
+            self._taken[number] = addresses, tuple(map(process.locate, addresses))
 
     def names(self, *, again: bool) -> dict[int, Stack]:
         """The stacks that were taken since the last time; with `again` those too of which more is known."""
         found: dict[int, Stack] = {}
-        for number, (addresses, spots) in self._taken.items():
-            stack = found[number] = Stack(map(_frame, addresses, spots))
-            if _may_be_named(stack, spots) and len(self._pending) < PENDING_MOST:
-                self._pending[number] = stack, spots
+        for number, (addresses, locations) in self._taken.items():
+            stack = found[number] = Stack(map(_frame, addresses, locations))
+            if _may_be_named(stack, locations) and len(self._pending) < PENDING_MOST:
+                self._pending[number] = stack, locations
         self._taken.clear()
         if again:
             found |= self._again()
@@ -90,17 +90,17 @@ class Names:
 
     def _again(self) -> dict[int, Stack]:
         found: dict[int, Stack] = {}
-        told = {spot.namer for _, spots in self._pending.values() for spot in spots}
+        told = {location.namer for _, locations in self._pending.values() for location in locations}
         changed = {one for one in told if isinstance(one, PerfMap) and one.look()}
-        for number, (before, spots) in list(self._pending.items()):
-            if changed.isdisjoint([spot.namer for spot in spots]):
+        for number, (before, locations) in list(self._pending.items()):
+            if changed.isdisjoint([location.namer for location in locations]):
                 continue
-            both = zip(before, spots, strict=True)
-            stack = Stack(one if one.symbol else _frame(one.address, spot) for one, spot in both)
+            both = zip(before, locations, strict=True)
+            stack = Stack(one if one.symbol else _frame(one.address, location) for one, location in both)
             if stack != before:
                 found[number] = stack
-            if _may_be_named(stack, spots):
-                self._pending[number] = stack, spots
+            if _may_be_named(stack, locations):
+                self._pending[number] = stack, locations
             else:
                 del self._pending[number]
         return found
@@ -216,9 +216,9 @@ def _serve(fd: int) -> None:
         os._exit(0)
 
 
-def _frame(address: int, spot: Spot) -> Frame:
+def _frame(address: int, location: Location) -> Frame:
     """A frame whose texts can be written: names are bytes to the kernel and to linkers."""
-    name, offset, file = spot.place()
+    name, offset, file = location.symbol()
     return Frame(address, _text(name), offset, _text(file))
 
 
@@ -226,7 +226,7 @@ def _text(name: str) -> str:
     return name if name.isascii() else text(name.encode("utf-8", "surrogateescape"))
 
 
-def _may_be_named(stack: Stack, spots: Iterable[Spot]) -> bool:
+def _may_be_named(stack: Stack, locations: Iterable[Location]) -> bool:
     """Whether a JIT compiler may tell names of it yet."""
-    both = zip(stack, spots, strict=True)
-    return any(isinstance(spot.namer, PerfMap) and not frame.symbol for frame, spot in both)
+    both = zip(stack, locations, strict=True)
+    return any(isinstance(location.namer, PerfMap) and not frame.symbol for frame, location in both)

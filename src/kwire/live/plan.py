@@ -9,7 +9,7 @@ from kwire.lazy import NamedTuple
 from kwire.wire.schema import Schema
 
 if TYPE_CHECKING:
-    from kwire.kernel.attach import FilePlace, Place
+    from kwire.kernel.attach import AttachTarget, FilePlace
     from kwire.lang.checked import Map, StackTable
 
 
@@ -39,7 +39,7 @@ class Point(NamedTuple):
     probe: int
 
     @property
-    def place(self) -> "Place":
+    def place(self) -> "AttachTarget":
         """The target, an address as text."""
         return f"{self.target:#x}" if isinstance(self.target, int) else self.target
 

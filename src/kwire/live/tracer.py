@@ -18,7 +18,7 @@ from kwire.bpf.image import Image, MapSpec
 from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING
 from kwire.kernel import attach, prog, tracefs
-from kwire.kernel.attach import AttachError, FilePlace, Iteration, Link, OnSignal, Place
+from kwire.kernel.attach import AttachError, AttachTarget, FilePlace, Iteration, Link, OnSignal
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import Prog
 from kwire.kernel.ring import Ring, Rings
@@ -91,7 +91,7 @@ def _whose(point: Point) -> str | type:
     return target.path if isinstance(target, FilePlace) else type(target)
 
 
-def _attach(program: Prog, kind: str, target: Place, cookie: int) -> Link:
+def _attach(program: Prog, kind: str, target: AttachTarget, cookie: int) -> Link:
     """Attach to one target; a function that is not there becomes an error that names the nearest."""
     try:
         return attach.attach(program, kind, target, cookie)

@@ -16,7 +16,7 @@ from kwire.wire.frame import HEADER_SIZE, Bytes, Code, Frame, FrameError, Proble
 from kwire.wire.frames import Frames
 from kwire.wire.messages import TOTALS, Lost, read_totals
 from kwire.wire.schema import Schema, SchemaReader
-from kwire.wire.tables import Part, read_part
+from kwire.wire.tables import TablePart, read_table_part
 from kwire.wire.walk import frame_strict
 
 ENDS: Final = frozenset({Code.TRUNCATED_HEADER, Code.TRUNCATED_PAYLOAD, Code.LENGTH_BELOW_HEADER})
@@ -25,7 +25,7 @@ ENDS: Final = frozenset({Code.TRUNCATED_HEADER, Code.TRUNCATED_PAYLOAD, Code.LEN
 STEP: Final = 1 << 14
 """Frames that are looked at together."""
 
-Said: TypeAlias = "Schema | Lost | Part | dict[int, int] | None"
+Said: TypeAlias = "Schema | Lost | TablePart | dict[int, int] | None"
 """What a frame says of a probe, or that events are missing, or what a map held, or how many each produced."""
 
 
@@ -60,7 +60,7 @@ def said(frame: Frame, schemas: SchemaReader) -> Said:
     if type == Type.LOST:
         return Lost.read(frame)
     if type == Type.TABLE:
-        return read_totals(frame) if frame.header.id == TOTALS else read_part(frame)
+        return read_totals(frame) if frame.header.id == TOTALS else read_table_part(frame)
     if type == Type.EVENT:
         check_timestamp(HEADER_SIZE + len(frame.payload), frame.offset)
     return None

@@ -166,7 +166,7 @@ KEYS: Final = {
 _HEAD: Final = {"time": Key(_U64, "", 0), "more": Key(FLAG, "", False)}
 
 
-class Part(NamedTuple):
+class TablePart(NamedTuple):
     """One TABLE frame of a map; the fields are the keys of its payload."""
 
     table: int
@@ -181,10 +181,10 @@ class Part(NamedTuple):
     symbols: Mapping[int, str]
 
 
-def read_part(frame: Frame) -> Part:
+def read_table_part(frame: Frame) -> TablePart:
     """What one TABLE frame says. Raises FrameError BAD_PAYLOAD."""
     base = frame.offset + HEADER_SIZE
-    return Part(**read_payload(cbor.loads_map(frame.payload, base), KEYS, base))
+    return TablePart(**read_payload(cbor.loads_map(frame.payload, base), KEYS, base))
 
 
 def head_of(frame: Frame) -> tuple[int, bool]:
@@ -210,13 +210,13 @@ class TableReader:
     __slots__ = ("_held", "_waiting", "torn")
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[list[Part], int]] = {}  # by map: the frames there, and their bytes
+        self._waiting: dict[int, tuple[list[TablePart], int]] = {}  # by map: its frames, their bytes
         self._held = 0
         self.torn = 0
 
     def add(self, frame: Frame) -> MapTable | None:
         """Take a TABLE frame of a map; gives the table whose last one it is. Raises FrameError."""
-        part = read_part(frame)
+        part = read_table_part(frame)
         id = frame.header.id
         parts, size = self._waiting.pop(id, ([], 0))
         self._held -= size

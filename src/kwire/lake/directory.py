@@ -103,7 +103,7 @@ def identifier(probe: str) -> str:
     return re.sub(r"[^A-Za-z0-9_]+", "_", probe)[:LONGEST].strip("_") or "probe"
 
 
-def check_place(path: str) -> None:
+def check_path(path: str) -> None:
     """LakeError where no lake can be at a path, as other files are there; OSError."""
     names = os.listdir(path) if os.path.isdir(path) else []
     if names and OWN not in names:  # by one look: another process may be making it
@@ -138,7 +138,7 @@ class Lake:
     def _make(self) -> None:
         try:
             os.makedirs(self.path, 0o700, exist_ok=True)  # what was seen is nobody else's, unless they say so
-            check_place(self.path)
+            check_path(self.path)
             os.makedirs(self.captures, exist_ok=True)
             sync(self.path, self.own)
         except OSError as error:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze import arrow
-from kwire.lake.place import DAY_NS, SUFFIX, Partition, segment, sync
+from kwire.lake.directory import DAY_NS, SUFFIX, Partition, segment, sync
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ FILE: Final = 1 << 23  # rows of a file at most
 OPEN: Final = 64  # files that are open at a time
 
 
-class Part:
+class ParquetFile:
     """One Parquet file being made at `path`."""
 
     __slots__ = ("_held", "_rows", "_schema", "_writer", "held", "path", "rows")
@@ -68,14 +68,14 @@ class Part:
         sync(self.path)
 
 
-class Parts:
+class PartitionFiles:
     """The files of one capture: `made` are the partitions with names and where each was made, once closed."""
 
     __slots__ = ("_folder", "_key", "_numbers", "_open", "made")
 
     def __init__(self, folder: str, key: str) -> None:
         self._folder, self._key = folder, key
-        self._open: dict[Partition, Part] = {}  # the one used last stands last
+        self._open: dict[Partition, ParquetFile] = {}  # the one used last stands last
         self._numbers: dict[Partition, int] = {}
         self.made: dict[Partition, dict[str, str]] = {}
 
@@ -110,7 +110,7 @@ class Parts:
         if part is None:
             if len(self._open) >= OPEN:
                 self._finish(next(iter(self._open)))
-            part = Part(self._begin(partition), schema)
+            part = ParquetFile(self._begin(partition), schema)
         self._open[partition] = part
         part.add(batch)
         if sum(one.held for one in self._open.values()) >= HELD:
