@@ -380,6 +380,25 @@ def test_schemas_are_not_sent_again_where_there_is_no_room() -> None:
     assert any(Frames.walk(one).header(0).type == Type.SCHEMA for one in pipe.payloads)
 
 
+def test_schemas_are_not_sent_again_after_the_totals() -> None:
+    """The session is closing then: it refuses more, and would fail while its collector is away."""
+    clock, pipe = Clock(), Pipe()
+    sink = SourceSink(SCHEMAS, SIZE, clock)
+    sink.outlet = pipe
+    sink.write(events(0, [1, 2, 3]))
+    assert sink.finish({1: 1, 2: 1, 3: 1})
+    last = len(pipe.payloads)
+    clock.now = REPEAT * 3
+    sink.flush()
+    assert len(pipe.payloads) == last
+    assert sink.restart([], pipe.payloads)  # the session that takes its place is told them as ever
+    sink.outlet = pipe
+    sink.write(events(3, [1]))
+    clock.now += REPEAT
+    sink.flush()
+    assert Frames.walk(pipe.payloads[-1]).header(0).type == Type.SCHEMA
+
+
 def test_the_protocol_says_how_often() -> None:
     document = Path(__file__).parents[2].joinpath("docs/protocol.md").read_text()
     assert f"repeats the SCHEMAs of all its probes {REPEAT:g} s after" in document

@@ -188,6 +188,8 @@ class SourceSink:
 
     def _repeat(self) -> None:
         """Send the SCHEMAs again, after what is gathered, if there is room for all of them."""
+        if self._finished:  # the session is closing, which takes nothing more
+            return
         if (self._used and not self._send()) or self._outlet is None:
             return
         if self._room < sum(map(len, self._preamble)) + SLACK * len(self._preamble) + self._enough:
