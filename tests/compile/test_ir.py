@@ -9,6 +9,7 @@ import random
 from typing import Any
 
 import pytest
+from amounts import fewer_in_guests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -375,7 +376,7 @@ def test_functions_give_what_their_ir_says(seed: int) -> None:
 
 @pytest.mark.live
 @pytest.mark.kernels("6.1")  # the oldest verifier; the newest one judges here
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=fewer_in_guests(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(SEEDS)
 def test_the_kernel_runs_functions_as_their_ir_says(seed: int) -> None:
     dice = random.Random(seed)

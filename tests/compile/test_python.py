@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from amounts import fewer_in_guests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -247,7 +248,7 @@ def number(event: Any) -> int:
 
 @pytest.mark.live
 @pytest.mark.kernels("6.1")  # the oldest verifier; the newest one judges here
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=fewer_in_guests(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, (1 << 32) - 1), st.sampled_from([0, 3, -5, 700]), st.sampled_from([0, 9, 50]))
 def test_a_random_probe_means_what_python_means(meaning: ModuleType, seed: int, n: int, u: int) -> None:
     functions, body = Writer(seed).text()

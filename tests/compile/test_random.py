@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from amounts import fewer_in_guests
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -1218,7 +1219,7 @@ def in_kernel(
 
 @pytest.mark.live
 @pytest.mark.kernels("6.1")  # the oldest verifier; the newest one judges here
-@settings(always, max_examples=EXAMPLES or 80)
+@settings(always, max_examples=EXAMPLES or fewer_in_guests(80))
 @given(SEEDS, DEPTHS)
 @example(125045, 3)
 @example(553532, 3)  # an empty text in user memory

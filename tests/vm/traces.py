@@ -20,6 +20,7 @@ from typing import NamedTuple
 SYS_BPF = {"x86_64": 321, "aarch64": 280}
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_SECONDS = 60.0  # what stays so long stays
+GOES_AT_ONCE = 1.0  # seconds that the kernel mostly takes to remove an object whose last descriptor is closed
 
 # What an object is called here, in /proc/PID/fdinfo, and the command of bpf(2) that gives the next id.
 KINDS = (("program", "prog_id", 11), ("map", "map_id", 12), ("link", "link_id", 31))
@@ -42,20 +43,23 @@ class Traces(NamedTuple):
 
     def left(self) -> list[str]:
         """What there is now and was not then, one text each; what is on its way out gets time to go."""
-        deadline = time.monotonic() + GRACE_SECONDS
+        start, pause = time.monotonic(), 0.001
         while True:
-            left = self._left()
-            if not left or time.monotonic() > deadline:
+            left = self._left(others=time.monotonic() - start > GOES_AT_ONCE)
+            if not left or time.monotonic() - start > GRACE_SECONDS:
                 return left
-            gc.collect()
-            time.sleep(0.05)
+            if pause in (0.001, 0.05):
+                gc.collect()
+            time.sleep(pause)
+            pause = min(2 * pause, 0.05)
 
-    def _left(self) -> list[str]:
+    def _left(self, others: bool) -> list[str]:
+        """`others`: leave out BPF objects when other processes hold some, which takes a look at them all."""
         now = descriptors()
         left = [f"descriptor {fd} ({now[fd]})" for fd in now if self.descriptors.get(fd) != now[fd]]
         left += [f"process {pid} ({command_line(pid)})" for pid in descendants() if pid not in self.processes]
         objects = bpf_objects() - self.objects
-        if objects and not others_hold_any(objects):
+        if objects and not (others and others_hold_any(objects)):
             left += [f"BPF {kind} {number}" for kind, number in sorted(objects)]
         return left
 
@@ -104,19 +108,18 @@ def bpf_objects() -> Ids:
 def others_hold_any(objects: Ids) -> bool:
     """Whether a process that is neither this one nor a descendant holds one of these objects."""
     ours = {os.getpid(), *descendants()}
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) not in ours and held(process) & objects:
-            return True
-    return False
+    return any(
+        held(int(name)) & objects for name in os.listdir("/proc") if name.isdigit() and int(name) not in ours
+    )
 
 
-def held(process: Path) -> Ids:
+def held(pid: int) -> Ids:
     """The BPF objects that a process has descriptors of."""
     found = set()
     try:
-        for descriptor in (process / "fd").iterdir():
-            if "bpf" in os.readlink(descriptor):
-                text = (process / "fdinfo" / descriptor.name).read_text()
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            if "bpf" in os.readlink(f"/proc/{pid}/fd/{descriptor}"):
+                text = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
                 found |= {
                     (kind, int(number))
                     for kind, key, _ in KINDS

@@ -1,4 +1,4 @@
-"""Many seeded scenarios of `simulation.py`, on two processors; KWIRE_SCENARIOS says how many (30,000).
+"""Many seeded scenarios of `simulation.py`, on two processors; KWIRE_SCENARIOS says how many (10,000).
 
 The first seed that failed is told with the command that shows it frame by frame.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = Path(__file__).with_name("simulation.py")
-SCENARIOS = int(os.environ.get("KWIRE_SCENARIOS", "30000"))
+SCENARIOS = int(os.environ.get("KWIRE_SCENARIOS", "10000"))
 WORKERS = 2
 AMPLE = {  # what so many scenarios must have seen, at least once in this many
     "Delivered": 1,

@@ -74,7 +74,8 @@ def _definitions(function: Function, blocks: list[Block]) -> None:
     where: dict[Value, tuple[Block, int]] = {}
 
     def define(value: Value, block: Block, at: int) -> None:
-        _fail(value not in where, f"{value} has two definitions")
+        if value in where:
+            raise BrokenIrError(f"{value} has two definitions")
         where[value] = block, at
 
     for param in function.params:
@@ -83,18 +84,21 @@ def _definitions(function: Function, blocks: list[Block]) -> None:
         for param in block.params:
             define(param, block, -1)
         for at, ins in enumerate(block.body):
-            _fail(ins.op in OPS, f"{block}: no operation {ins.op}")
+            if ins.op not in OPS:
+                raise BrokenIrError(f"{block}: no operation {ins.op}")
             wanted = OPS[ins.op].args
-            _fail(wanted in (-1, len(ins.args)), f"{block}: {ins} has not {wanted} arguments")
+            if wanted not in (-1, len(ins.args)):
+                raise BrokenIrError(f"{block}: {ins} has not {wanted} arguments")
             if ins.dst is not None:
                 define(ins.dst, block, at)
     above = _dominators(copy)
 
     def use(value: Value, block: Block, at: int) -> None:
-        _fail(value in where, f"{block}: {value} has no definition")
+        if value not in where:
+            raise BrokenIrError(f"{block}: {value} has no definition")
         place, since = where[value]
-        known = since < at if place is block else place in above[block]
-        _fail(known, f"{block}: {value} of {place} is not known here")
+        if not (since < at if place is block else place in above[block]):
+            raise BrokenIrError(f"{block}: {value} of {place} is not known here")
 
     for block in blocks:
         for at, ins in enumerate(block.body):
