@@ -63,12 +63,13 @@ struct side {
 	uint64_t since;
 	uint32_t next, again, late, conflicts;
 	uint64_t skipped, searched;
-	uint32_t slab, partial, skip; /* slab + 1 */
+	uint32_t slab, partial, skip; /* `slab`: its number + 1, 0: none */
 	uint8_t known, ended, begun, synced, raw, found, lost, encrypted;
 	uint8_t joining, begun_by_syn; /* all is held until it is known which segment is the lowest */
 	uint8_t lying, passing;        /* of what was given some lies in the packets' data, or where the next packet changes it */
 	uint32_t origin;                          /* sequence number of the first byte, by a SYN */
-	uint64_t given_count;
+	uint32_t kind, built; /* `kind`: of its slab; `built`: bytes of the frame that is put together in `out`, 0: none */
+	uint64_t built_at, given_count;
 	struct given given[GIVEN]; /* the last ones */
 };
 
@@ -127,6 +128,16 @@ struct work {
 #define STEP_LET_GO 7u
 #define STEP_JOIN 8u /* a SYN that came late */
 
+/*
+ * Bytes of frames that are not whole, in `count` slabs of one size, of which the first `used` were taken; `stack`: the numbers
+ * of those `free` that were given back.
+ */
+struct slabs {
+	uint8_t *memory;
+	uint32_t *stack;
+	uint64_t size, count, used, free;
+};
+
 struct engine {
 	/* in */
 	const uint8_t *data;
@@ -158,9 +169,7 @@ struct engine {
 	uint64_t bucket_mask, flow_count, flow_free, flow_used, oldest, newest, raw_flow;
 	struct conversation *conversations; /* max_conversations + 4; 0 is none */
 	uint64_t conversation_count, conversation_free, conversation_used, conversation_oldest, conversation_newest;
-	uint8_t *slabs;
-	uint32_t *slab_stack;
-	uint64_t slab_count, slab_free;
+	struct slabs slabs[SLAB_KINDS]; /* the small ones first; the last hold SLAB bytes */
 	struct fragmented *fragments; /* MAX_FRAGMENT_PACKETS + 2; 0 is none */
 	uint8_t *fragment_slabs;
 	uint32_t *fragment_buckets; /* 2048 */
@@ -177,11 +186,16 @@ struct engine {
 	struct marks marks[MARKED];
 	struct side *lying[LYING]; /* those that are `lying` */
 	uint64_t lying_count;
+	struct side *building[BUILDING]; /* those of which a frame is put together in `out` */
+	uint64_t building_count;
 	struct work work;
 };
 
-/* Slabs free between packets: those of a flow that gives what waits, and of the one that is let go of to have room for it. */
-#define SLABS_LEAST 4u
+/*
+ * Slabs of a kind that are free between packets: those of a flow that gives what waits, and of the one that is let go of to
+ * have room for it, and those that frames in `out` are moved to.
+ */
+#define SLABS_LEAST (4u + BUILDING)
 
 #define NODE(e, place) ((struct node *)(void *)((e)->hold + (uint64_t)(place) * 8))
 #define NODE_DATA(e, place) ((e)->hold + (uint64_t)(place) * 8 + sizeof(struct node))
@@ -212,6 +226,7 @@ PART void kw_hold_room(struct engine *e);
 /* streams.c */
 PART int kw_stream_go(struct engine *e);
 PART void kw_settle(struct engine *e);
+PART int kw_short_of_slabs(const struct engine *e);
 PART void kw_stream_begin(struct engine *e, uint32_t flow, uint32_t side, uint32_t seq, uint32_t flags,
 			  const uint8_t *p, uint64_t size, uint64_t time);
 

@@ -347,7 +347,7 @@ uint64_t kw_packets(struct engine *e)
 			continue;
 		}
 		/* whatever gives what waits, here or below, takes a slab for each side of its flow, so some are free before */
-		int short_of_slabs = e->slab_free < SLABS_LEAST;
+		int short_of_slabs = kw_short_of_slabs(e);
 		if (!short_of_slabs && let_go(e))
 			continue;
 		if (e->flow_count > e->max_flows || short_of_slabs || (e->stream_held > HELD && e->flow_count > 1)) {

@@ -344,10 +344,39 @@ static void note_place(struct engine *e)
 	}
 }
 
-static void keep(struct engine *e, const uint8_t *p, uint64_t size)
+/*
+ * Frames on their way out. `there`: they lie in `out` already, where they were put together; if not, p[mark, at) is still to be
+ * copied. `place`: where p[0] lies in `out`, or will.
+ */
+struct run {
+	const uint8_t *p;
+	uint64_t mark, place;
+	int there;
+};
+
+static struct run run_of(const struct engine *e, const uint8_t *p)
 {
-	memcpy(e->out + e->out_used, p, size);
-	e->out_used += size;
+	uint64_t from = (uint64_t)((uintptr_t)p - (uintptr_t)e->out);
+	int there = (uintptr_t)p >= (uintptr_t)e->out && from < e->out_used;
+
+	return (struct run){ .p = p, .place = there ? from : e->out_used, .there = there };
+}
+
+/* What lies before p[at] goes out; what is kept next begins at p[next]. */
+static void keep(struct engine *e, struct run *run, uint64_t at)
+{
+	if (run->there)
+		return;
+	memcpy(e->out + e->out_used, run->p + run->mark, at - run->mark);
+	e->out_used += at - run->mark;
+}
+
+static void pass(const struct engine *e, struct run *run, uint64_t next)
+{
+	if (run->there)
+		return;
+	run->mark = next;
+	run->place = e->out_used - next; /* modulo 2^64 */
 }
 
 static int lost_sound(const uint8_t *frame, uint32_t length)
@@ -368,25 +397,28 @@ static int lost_sound(const uint8_t *frame, uint32_t length)
 static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint64_t size, uint32_t alone)
 {
 	struct conversation *c = &e->conversations[number];
-	uint64_t at = 0, mark = 0, frames = 0, before = e->found, found = before;
+	struct run run = run_of(e, p);
+	uint64_t at = 0, frames = 0, before = e->found, found = before;
 	uint64_t head = 0, step = 0; /* of the last EVENT that was kept, if no flag is set in it */
 
-	if (size > e->out_room - e->out_used || size / 8 > e->limit - found)
+	if ((!run.there && size > e->out_room - e->out_used) || size / 8 > e->limit - found)
 		return; /* cannot be: RESERVE is there */
 	while (at < size) {
 		const uint8_t *frame = p + at;
 		uint32_t length = size - at < FRAME_HEADER ? 0 : strict_length(p, at, size);
 		if (!length) {
 			struct verdict v = kw_judge(frame, size - at);
-			keep(e, p + mark, at - mark);
+			keep(e, &run, at);
 			e->found = found;
 			kw_complain(e, v.code, frame, size - at);
 			c->unsound++;
 			if (!v.length) {
-				mark = at = size;
+				at = size;
+				pass(e, &run, at);
 				break;
 			}
-			mark = at += v.length;
+			at += v.length;
+			pass(e, &run, at);
 			continue;
 		}
 		frames++;
@@ -398,14 +430,14 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 			}
 			if (length >= EVENT_HEADER)
 				goto kept;
-			keep(e, p + mark, at - mark);
+			keep(e, &run, at);
 			e->found = found;
 			kw_complain(e, CODE_BAD_PAYLOAD, frame, length);
 			c->unsound++;
 		} else if (type == TYPE_LOST) {
 			if (lost_sound(frame, length))
 				goto kept;
-			keep(e, p + mark, at - mark);
+			keep(e, &run, at);
 			e->found = found;
 			kw_complain(e, CODE_BAD_PAYLOAD, frame, length);
 			c->unsound++;
@@ -417,25 +449,26 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 		} else if (type == TYPE_TABLE) {
 			goto kept;
 		} else { /* what stands outside of DATA only */
-			keep(e, p + mark, at - mark);
+			keep(e, &run, at);
 			e->found = found;
 			kw_complain(e, CODE_ILLEGAL_TRANSITION, frame, length);
 			c->unsound++;
 		}
-		mark = at += length;
+		at += length;
+		pass(e, &run, at);
 		continue;
 kept:
-		e->offsets[found] = e->out_used + (at - mark);
+		e->offsets[found] = run.place + at;
 		e->owners[found++] = owner;
 		at += length;
 		/* those that follow with the same head are sound and kept as well: nothing in it can tell them apart */
 		for (; step && size - at >= step && host64(p + at) == head; at += step) {
-			e->offsets[found] = e->out_used + (at - mark);
+			e->offsets[found] = run.place + at;
 			e->owners[found++] = number;
 			frames++;
 		}
 	}
-	keep(e, p + mark, at - mark);
+	keep(e, &run, at);
 	if (found != before)
 		e->only = !e->only || e->only == number ? number : SEVERAL;
 	e->found = found;

@@ -8,24 +8,117 @@ static void trouble_of(struct engine *e, const struct flow *f, uint32_t code, ui
 
 /* --- bytes that wait to be a frame */
 
-static uint8_t *slab_of(struct engine *e, const struct side *s) { return e->slabs + (uint64_t)(s->slab - 1) * SLAB; }
+/*
+ * They lie in a slab, the smallest kind that holds them; those of DATA of BUILD_LEAST bytes and more, once its header is
+ * there, where they are given to Python: in `out`, which has room for all of the frame.
+ */
+static uint8_t *slab_of(const struct engine *e, const struct side *s)
+{
+	return e->slabs[s->kind].memory + (uint64_t)(s->slab - 1) * e->slabs[s->kind].size;
+}
+
+static const uint8_t *partial_of(const struct engine *e, const struct side *s)
+{
+	return s->built ? e->out + s->built_at : slab_of(e, s);
+}
+
+static void free_slab(struct engine *e, struct side *s)
+{
+	struct slabs *kind = &e->slabs[s->kind];
+
+	if (s->slab)
+		kind->stack[kind->free++] = s->slab - 1;
+	s->slab = 0;
+}
+
+static uint64_t left_of(const struct slabs *kind) { return kind->count - kind->used + kind->free; }
+
+/* Whether there may be too few slabs for what the next packet gives. */
+int kw_short_of_slabs(const struct engine *e)
+{
+	for (uint32_t kind = 0; kind < SLAB_KINDS; kind++)
+		if (left_of(&e->slabs[kind]) < SLABS_LEAST)
+			return 1;
+	return 0;
+}
+
+/* The bytes of the side go on in the smallest slab that holds so many; 0 where there is none. */
+static int fit_slab(struct engine *e, struct side *s, uint64_t size)
+{
+	uint32_t kind;
+
+	for (kind = 0; kind < SLAB_KINDS; kind++) {
+		if (e->slabs[kind].size < size)
+			continue;
+		if (s->slab && kind == s->kind)
+			return 1;
+		if (left_of(&e->slabs[kind]))
+			break;
+	}
+	if (kind == SLAB_KINDS)
+		return 0;
+	struct slabs *to = &e->slabs[kind];
+	uint32_t slab = to->free ? to->stack[--to->free] : (uint32_t)to->used++;
+	if (s->slab && s->partial)
+		memcpy(to->memory + (uint64_t)slab * to->size, slab_of(e, s), s->partial);
+	free_slab(e, s);
+	s->slab = slab + 1;
+	s->kind = kind;
+	return 1;
+}
+
+/* The frame in `out` is put together no more. */
+static void end_building(struct engine *e, struct side *s)
+{
+	for (uint64_t at = 0; at < e->building_count; at++)
+		if (e->building[at] == s)
+			e->building[at--] = e->building[--e->building_count];
+	s->built = 0;
+}
 
 static void drop_partial(struct engine *e, struct side *s)
 {
-	if (s->slab)
-		e->slab_stack[e->slab_free++] = s->slab - 1;
+	if (s->built)
+		end_building(e, s);
+	free_slab(e, s);
 	e->stream_held -= s->partial;
-	s->slab = s->partial = 0;
+	s->partial = 0;
 }
 
-/* Bytes of a frame that is not whole: there is a slab, as one packet takes at most one. */
+/* Bytes of a frame that is not whole. */
 static void keep_partial(struct engine *e, struct side *s, const uint8_t *p, uint64_t size)
 {
-	if (!s->slab)
-		s->slab = e->slab_stack[--e->slab_free] + 1;
-	memcpy(slab_of(e, s) + s->partial, p, size);
+	uint8_t *to;
+
+	if (s->built) {
+		if (size > s->built - s->partial)
+			size = s->built - s->partial; /* cannot be */
+		to = e->out + s->built_at;
+	} else if (fit_slab(e, s, s->partial + size)) {
+		to = slab_of(e, s);
+	} else { /* cannot be: there are slabs, and no frame is larger */
+		s->skipped += s->partial + size;
+		s->synced = 0;
+		drop_partial(e, s);
+		return;
+	}
+	memcpy(to + s->partial, p, size);
 	s->partial += (uint32_t)size;
 	e->stream_held += size;
+}
+
+/* What `out` holds is about to be taken: frames that are not whole go on in slabs. */
+void kw_unbuild(struct engine *e)
+{
+	while (e->building_count) {
+		struct side *s = e->building[e->building_count - 1];
+		const uint8_t *p = partial_of(e, s);
+		uint32_t size = s->partial;
+		end_building(e, s);
+		s->partial = 0;
+		e->stream_held -= size;
+		keep_partial(e, s, p, size);
+	}
 }
 
 /* --- what looks like a frame */
@@ -242,6 +335,61 @@ static uint64_t split(struct engine *e, uint32_t flow, uint32_t side, const uint
 	return at;
 }
 
+/* Whether p[0, size) is a frame of which only bytes are missing: nothing else can be wrong before they are there. */
+static int waits(const uint8_t *p, uint64_t size) { return size >= FRAME_HEADER && kw_judge(p, size).wait; }
+
+/* Has DATA that begins with p[0, size) put together in `out`, if there is room. */
+static int build(struct engine *e, struct side *s, const uint8_t *p, uint64_t size)
+{
+	if (!s->synced || !waits(p, size) || frame_type(p) != TYPE_DATA || frame_says(p) < BUILD_LEAST)
+		return 0;
+	if (e->building_count == BUILDING || e->out_used > BUILD_FULL || frame_says(p) > e->out_room - e->out_used)
+		return 0;
+	e->building[e->building_count++] = s;
+	s->built_at = e->out_used;
+	s->built = frame_says(p);
+	e->out_used += s->built;
+	return 1;
+}
+
+/* The bytes in the slab were read: those that are left may begin DATA, or need less room. */
+static void settle_partial(struct engine *e, struct side *s)
+{
+	const uint8_t *p = slab_of(e, s);
+	uint32_t size = s->partial;
+
+	if (!size) {
+		drop_partial(e, s);
+	} else if (build(e, s, p, size)) {
+		s->partial = 0;
+		e->stream_held -= size;
+		keep_partial(e, s, p, size);
+		free_slab(e, s);
+	} else {
+		fit_slab(e, s, size);
+	}
+}
+
+/*
+ * How many of p[0, n), the next bytes, are looked at together with those that are there of a frame that is not whole: what is
+ * missing of it, or, where it is not known to be one, a chunk.
+ */
+static uint64_t wanted(const struct engine *e, const struct side *s, const uint8_t *p, uint64_t n)
+{
+	uint64_t there = s->partial < FRAME_HEADER ? s->partial : FRAME_HEADER, most = CHUNK;
+	uint8_t header[FRAME_HEADER];
+
+	if (s->built) {
+		most = s->built - s->partial;
+	} else if (s->synced && n >= FRAME_HEADER - there) {
+		memcpy(header, slab_of(e, s), there);
+		memcpy(header + there, p, FRAME_HEADER - there);
+		if (waits(header, FRAME_HEADER) && frame_says(header) > s->partial)
+			most = frame_says(header) - s->partial;
+	}
+	return n < most ? n : most;
+}
+
 /* Takes the next bytes; 1 where Python has to read a frame: work.part is what is left. */
 static int feed(struct engine *e)
 {
@@ -275,20 +423,30 @@ static int feed(struct engine *e)
 				continue;
 			if (called || !n)
 				break;
+			build(e, s, p, n);
 			keep_partial(e, s, p, n); /* less than a frame and a header */
 			n = 0;
 			break;
 		}
 		if (!n && !w->again)
 			break;
-		take = n < CHUNK ? n : CHUNK;
-		if (w->again)
-			take = 0; /* what is there may hold whole frames */
+		take = w->again ? 0 : wanted(e, s, p, n); /* what is there may hold whole frames */
 		w->again = 0;
 		if (take)
 			keep_partial(e, s, p, take);
 		p += take;
 		n -= take;
+		if (s->built) {
+			uint32_t size = s->built;
+			if (s->partial < size)
+				break;
+			const uint8_t *whole = partial_of(e, s);
+			drop_partial(e, s);
+			split(e, w->flow, w->side, whole, size, &called); /* all of it: nothing is wrong with its header */
+			continue;
+		}
+		if (!s->partial)
+			continue;
 		uint8_t *slab = slab_of(e, s);
 		used = split(e, w->flow, w->side, slab, s->partial, &called);
 		e->stream_held -= used;
@@ -301,8 +459,8 @@ static int feed(struct engine *e)
 		}
 		if (used)
 			memmove(slab, slab + used, s->partial);
-		if (!s->partial)
-			drop_partial(e, s);
+		if (!s->lost)
+			settle_partial(e, s);
 	}
 	w->part = p;
 	w->part_size = n;
@@ -314,8 +472,8 @@ static void hole(struct engine *e, struct flow *f, struct side *s, uint32_t size
 {
 	uint32_t left = s->skip;
 
-	if (!left && s->synced && s->partial >= FRAME_HEADER && likely(slab_of(e, s), s->partial))
-		left = frame_says(slab_of(e, s)) - s->partial;
+	if (!left && s->synced && s->partial >= FRAME_HEADER && likely(partial_of(e, s), s->partial))
+		left = frame_says(partial_of(e, s)) - s->partial;
 	s->skipped += s->partial;
 	drop_partial(e, s);
 	s->synced = size <= left;

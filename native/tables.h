@@ -110,7 +110,11 @@
 #define FRAGMENT_SLAB 67584u
 #define FRAGMENT_BUCKETS 2048u
 #define SLAB 90112u
+#define SLAB_KINDS 4u
 #define CHUNK 16384u
+#define BUILDING 8u
+#define BUILD_LEAST 64u
+#define BUILD_FULL 16777216u
 #define STARTS_COUNTED 2u
 #define SECRETS 64u
 

@@ -144,7 +144,17 @@ def text() -> str:
             *("TALLY_FRAGMENT", "TALLY_WORDS", "SCHEMA_MARK", "ALONE_MARK", "SEVERAL", "OUT_FULL"),
             *("MARKS", "MARKED", "LYING"),
             *("FOUND_FULL", "RESERVE", "FRAGMENT_DATA", "FRAGMENT_UNITS", "FRAGMENT_SLAB"),
-            *("FRAGMENT_BUCKETS", "SLAB", "CHUNK", "STARTS_COUNTED", "SECRETS"),
+            *(
+                "FRAGMENT_BUCKETS",
+                "SLAB",
+                "SLAB_KINDS",
+                "CHUNK",
+                "BUILDING",
+                "BUILD_LEAST",
+                "BUILD_FULL",
+                "STARTS_COUNTED",
+                "SECRETS",
+            ),
         )
     }
     lines = [HEAD]

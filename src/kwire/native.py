@@ -384,6 +384,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "kw_pcapng_rows": (_PTR, _U64, _U64, _U64, _U64, _PTR, _U64, _U64, _PTR, _U64, _OUT),
     "kw_packets": (_PTR,),
     "kw_flows_end": (_PTR,),
+    "kw_unbuild": (_PTR,),
     "kw_conversation_new": (_PTR, _U64),
     "kw_conversations": (_PTR, _U64, _PTR),
     "kw_conversations_chosen": (_PTR, _U64, _PTR),

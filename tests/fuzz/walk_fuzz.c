@@ -23,6 +23,7 @@ uint64_t kw_pcapng_rows(const uint8_t *, uint64_t, uint64_t, uint64_t, uint64_t,
 			struct row *, uint64_t, uint64_t *);
 uint64_t kw_packets(struct engine *);
 uint64_t kw_flows_end(struct engine *);
+void kw_unbuild(struct engine *);
 uint64_t kw_conversation_new(struct engine *, uint64_t);
 uint64_t kw_conversations(const struct engine *, uint64_t, uint32_t *);
 uint64_t kw_conversations_chosen(struct engine *, uint64_t, uint32_t *);
@@ -206,6 +207,7 @@ static void walk_blocks(uint8_t *data, uint64_t size, unsigned which)
 #define FLOWS 6u
 #define CONVERSATIONS 5u
 #define HOLD ((uint64_t)RESERVE + (1u << 20))
+#define SLABS (SLABS_LEAST + 2)
 
 /* An engine with little room: its tables are of exactly the size that it is told. */
 static struct engine *new_engine(void)
@@ -215,7 +217,7 @@ static struct engine *new_engine(void)
 	static const uint64_t sizes[] = {
 		8192, OUT_FULL + RESERVE, 8 * (FOUND_FULL + RESERVE / 8), 4 * (FOUND_FULL + RESERVE / 8),
 		8 * TALLY_WORDS, 4 * 8, sizeof(struct flow) * (FLOWS + 2),
-		sizeof(struct conversation) * (CONVERSATIONS + 4), SLAB * 6, 4 * 6,
+		sizeof(struct conversation) * (CONVERSATIONS + 4), SLABS * (1024 + 4096 + 16384 + SLAB), 4 * SLABS * SLAB_KINDS,
 		sizeof(struct fragmented) * (MAX_FRAGMENT_PACKETS + 2), FRAGMENT_SLAB * (MAX_FRAGMENT_PACKETS + 2), 4 * 2048,
 		HOLD, HOLD,
 	};
@@ -239,9 +241,12 @@ static struct engine *new_engine(void)
 	e->buckets = (uint32_t *)(void *)kept[5], e->bucket_mask = 7;
 	e->flows = (struct flow *)(void *)kept[6], e->max_flows = FLOWS;
 	e->conversations = (struct conversation *)(void *)kept[7], e->max_conversations = CONVERSATIONS;
-	e->slabs = kept[8], e->slab_stack = (uint32_t *)(void *)kept[9], e->slab_count = e->slab_free = 6;
-	for (uint32_t at = 0; at < 6; at++)
-		e->slab_stack[at] = at;
+	static const uint64_t of_slabs[SLAB_KINDS] = { 1024, 4096, 16384, SLAB };
+	uint64_t before = 0;
+	for (uint32_t kind = 0; kind < SLAB_KINDS; kind++) {
+		e->slabs[kind] = (struct slabs){ kept[8] + before, (uint32_t *)(void *)kept[9] + SLABS * kind, of_slabs[kind], SLABS, 0, 0 };
+		before += SLABS * of_slabs[kind];
+	}
 	e->fragments = (struct fragmented *)(void *)kept[10], e->fragment_slabs = kept[11];
 	e->fragment_buckets = (uint32_t *)(void *)kept[12];
 	e->hold = kept[13], e->spare = kept[14], e->hold_room = HOLD, e->hold_start = e->hold_used = HOLD_FIRST;
@@ -258,8 +263,10 @@ static void end_sessions(struct engine *e, uint64_t most)
 	if (all != e->conversation_count || kw_conversations(e, 1, numbers) > all)
 		abort();
 	uint64_t count = kw_conversations_chosen(e, most < all ? most : all, numbers);
-	while (kw_conversations_end(e, numbers, count, &at) != WHY_DONE)
+	while (kw_conversations_end(e, numbers, count, &at) != WHY_DONE) {
+		kw_unbuild(e);
 		e->found = e->out_used = e->schemas = e->only = e->special_count = e->place_count = 0;
+	}
 	kw_conversations_forget(e, numbers, count);
 	free(numbers);
 }
@@ -277,6 +284,7 @@ static void answer(struct engine *e, uint64_t why)
 	} else if (why == WHY_ROOM) {
 		end_sessions(e, 1 + parameter(14, CONVERSATIONS));
 	}
+	kw_unbuild(e);
 	e->found = e->out_used = e->schemas = e->only = e->special_count = 0;
 }
 

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kwire import native
-from kwire.capture import pcapng
+from kwire.capture import input, pcapng
 from kwire.packets import engine, memory, network, open, walk
 from kwire.wire.control import Hello, Role, Welcome
 from kwire.wire.frame import Flag, Type, build, checksum
@@ -449,7 +449,8 @@ def test_a_frame_of_checksum_zero(
 
 def test_streams_that_give_up_together_find_room(net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is short, and more streams than there is room for are inside a frame once they wait no more."""
-    monkeypatch.setattr(memory, "SLABS", 16)
+    slabs = 16
+    monkeypatch.setattr(memory, "slab_counts", lambda _: [slabs] * memory.SLAB_KINDS)
     part = net.data(1, *[net.event(1)] * 1600)[:60_000]
     ports = range(1000, 1000 + network.HELD // len(part) + 2)
     made = [net.tcp(b"", 0, 2, ports=(port, 17800), checksum=0) for port in ports]
@@ -461,11 +462,70 @@ def test_streams_that_give_up_together_find_room(net: Any, monkeypatch: pytest.M
     assert walk.pcap_rows(data, 24, len(data), False, faces, rows, len(made))[0] == len(made)
     one.rows(data, rows, len(made), 0)
     state = one._state
-    free = (ctypes.c_uint32 * 16).from_address(state.slab_stack)[: state.slab_free]
-    assert 2 <= state.slab_free <= 16
-    assert len(free) == len(set(free))
+    for kind in state.slabs:
+        free = (ctypes.c_uint32 * slabs).from_address(kind.stack)[: kind.free]
+        assert kind.free <= kind.used <= slabs
+        assert len(free) == len(set(free))
     list(one.finish())
     assert {"TCP_GAP", "TOO_MANY_FLOWS"} <= set(one.found)
+
+
+def test_more_streams_than_there_are_large_slabs_are_inside_a_frame(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds a few bytes, so none is let go of."""
+    ports = range(1000, 1000 + 5000)
+    frame = net.data(0, *net.schema().frames(), net.event(1))
+    parts = [(frame[:60], 1), (frame[60:], 61)]
+    made = [net.tcp(part, at, ports=(port, 17800), checksum=0) for part, at in parts for port in ports]
+    data = net.pcap([net.ethernet(net.ipv4(segment, 6)) for segment in made])
+    mine, theirs = both(data, monkeypatch)
+    assert mine == theirs
+    assert mine["found"] == []
+    assert sum(len(events) for _, events in mine["events"]) == len(ports)
+
+
+@given(seed=st.integers(0, 1 << 40), any_port=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_frames_are_taken_while_others_are_put_together(net: Any, seed: int, any_port: bool) -> None:
+    source = random.Random(seed)
+    packets = [packet for _ in range(3) for packet in connections(net, source)]
+    data = net.pcap([net.ethernet(packet) for packet in packets if packet[0] >> 4 == 4])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "FOUND_FULL", 0)  # what was found is taken …
+        patch.setattr(input, "CHUNK", source.choice([200, 2000, 20000]))  # … whenever so much was read
+        mine, theirs = both(data, patch, any_port=any_port)
+    assert mine == theirs
+
+
+@pytest.mark.parametrize(
+    "sizes", [(3, 1), (60_000, 1448), (60_000, 700, 20_000), (2000, 1448), (65_527, 64_000)]
+)
+def test_data_over_several_segments(
+    net: Any, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several connections take turns, each inside a frame; one frame is damaged, one is repeated."""
+    size, *cuts = sizes
+    streams = []
+    for flow in range(12):  # more than have their frames put together where they are found
+        frames = [net.data(0, *net.schema().frames())]
+        for number in range(1, 6):
+            many = max((size - 20) // len(net.event(1)), 1)
+            frames.append(net.data(number, *[net.event(number * many + at) for at in range(many)], flags=1))
+        frames[2] = frames[2][:-1] + bytes([frames[2][-1] ^ 1])
+        frames.insert(4, frames[3])
+        text, at, parts = b"".join(frames), 0, [net.tcp(b"", 0, 2, ports=(40000 + flow, 17800))]
+        while at < len(text):
+            part = text[at : at + cuts[len(parts) % len(cuts)]]
+            parts.append(net.tcp(part, 1 + at, ports=(40000 + flow, 17800)))
+            at += len(part)
+        streams.append(parts)
+    turns = [one for turn in zip_longest(*streams) for one in turn if one is not None]
+    data = net.pcap([net.ethernet(net.ipv4(one, 6)) for one in turns], step=1000)
+    mine, theirs = both(data, monkeypatch)
+    assert mine == theirs
+    assert mine["counts"][0] == len(turns)
+    assert [name for name, *_ in mine["found"]] == ["BAD_CHECKSUM", "DATA_MISSING"]
 
 
 def test_structures_are_those_of_the_library() -> None:

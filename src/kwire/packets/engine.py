@@ -228,7 +228,9 @@ class Engine:
 
     def _give(self) -> None:
         """Give what was found, that of each session together, and the schemas in their places."""
-        state, count = self._state, int(self._state.found)
+        state = self._state
+        native.library.kw_unbuild(ctypes.byref(state))
+        count = int(state.found)
         schemas, only = state.schemas, state.only
         stood = state.places[: state.place_count]
         data, starts = self._memory.found() if count else (b"", None)

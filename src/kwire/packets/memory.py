@@ -17,6 +17,7 @@ from typing import Any, Final
 from kwire import native
 from kwire.packets.conversations import MAX_PARTS
 from kwire.packets.fragments import MAX_PACKETS
+from kwire.packets.network import HELD
 from kwire.packets.streams import GIVEN
 from kwire.packets.tables import Remark
 
@@ -35,12 +36,17 @@ SEVERAL: Final = (1 << 64) - 1  # conversations of what was found
 OUT_FULL: Final = 1 << 22  # bytes of frames, and frames, after which they are to be taken …
 FOUND_FULL: Final = 1 << 16
 RESERVE: Final = 48 << 20  # … and what one packet may give beyond that, and have held, at most
+BUILD_FULL: Final = OUT_FULL + RESERVE // 4  # … and there are not so many found
 FRAGMENT_DATA: Final = 64 << 10  # bytes of an IP packet at most …
 FRAGMENT_UNITS: Final = FRAGMENT_DATA // 8  # … in units in which fragments stand
 FRAGMENT_SLAB: Final = FRAGMENT_DATA + 2 * FRAGMENT_UNITS // 8  # bytes, where fragments start, what is there
 CHUNK: Final = 16384  # bytes of a stream that are looked at together with those of a frame that is not whole
 SLAB: Final = 90112  # bytes of a frame that is not whole: one, the head of the next, and CHUNK
-SLABS: Final = 4096  # frames of streams that are not whole, at a time
+SLAB_SIZES: Final = (1 << 10, 1 << 12, 1 << 14, SLAB)  # bytes of the kinds of slabs
+SLAB_KINDS: Final = len(SLAB_SIZES)
+SLABS_MORE: Final = 64  # slabs of each kind, beyond those that streams may hold at a time
+BUILDING: Final = 8  # streams of which a frame may be put together where it is found, at a time …
+BUILD_LEAST: Final = 64  # … if it has so many bytes …
 FRAGMENTED: Final = MAX_PACKETS + 2
 FRAGMENT_BUCKETS: Final = 2048
 HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
@@ -123,6 +129,7 @@ class Side(ctypes.Structure):
         *(("skipped", U64), ("searched", U64), ("slab", U32), ("partial", U32), ("skip", U32)),
         *((name, U8) for name in ("known", "ended", "begun", "synced", "raw", "found", "lost", "encrypted")),
         *(("joining", U8), ("begun_by_syn", U8), ("lying", U8), ("passing", U8), ("origin", U32)),
+        *(("kind", U32), ("built", U32), ("built_at", U64)),
         *(("given_count", U64), ("given", GivenBytes * GIVEN)),
     )
 
@@ -190,6 +197,15 @@ class Work(ctypes.Structure):
     )
 
 
+class Slabs(ctypes.Structure):
+    """Slabs of one size, and the numbers of those that were given back."""
+
+    _fields_ = (
+        *(("memory", PTR), ("stack", PTR)),
+        *(("size", U64), ("count", U64), ("used", U64), ("free", U64)),
+    )
+
+
 class State(ctypes.Structure):
     """The engine."""
 
@@ -228,7 +244,7 @@ class State(ctypes.Structure):
         ),
         ("conversations", PTR),
         *((f"conversation_{name}", U64) for name in ("count", "free", "used", "oldest", "newest")),
-        *(("slabs", PTR), ("slab_stack", PTR), ("slab_count", U64), ("slab_free", U64)),
+        ("slabs", Slabs * SLAB_KINDS),
         *(("fragments", PTR), ("fragment_slabs", PTR), ("fragment_buckets", PTR)),
         *((f"fragment_{name}", U64) for name in ("count", "free", "used", "oldest", "newest", "bytes")),
         *(("hold", PTR), ("spare", PTR)),
@@ -261,6 +277,7 @@ class State(ctypes.Structure):
         ),
         ("marks", U64 * (MARKED * (3 + MARKS // 2))),
         *(("lying", PTR * LYING), ("lying_count", U64)),
+        *(("building", PTR * BUILDING), ("building_count", U64)),
         ("work", Work),
     )
 
@@ -275,6 +292,15 @@ def agreed() -> bool:
     sizes = (U64 * 16)()
     count = native.library.kw_sizes(sizes)
     return list(sizes[:count]) == [*map(ctypes.sizeof, _SIZES), FRAGMENT_SLAB, SLAB]
+
+
+def slab_counts(max_flows: int) -> list[int]:
+    """How many slabs of each kind there are.
+
+    A stream has one of the smallest kind that holds its bytes, so that as many as hold HELD bytes are enough.
+    """
+    counts = [2 * (max_flows + 2), *(HELD // size for size in SLAB_SIZES[:-1])]
+    return [count + SLABS_MORE for count in counts]
 
 
 class Lent(U8 * (OUT_ROOM + 8 * LIMIT)):  # type: ignore[misc]  # ctypes gives no class
@@ -331,10 +357,10 @@ class Memory:
         self.flows = (FlowRow * (max_flows + 2)).from_buffer(flows)
         state.conversations, rows = self._put(ctypes.sizeof(ConversationRow) * (max_conversations + 4))
         self.conversations = (ConversationRow * (max_conversations + 4)).from_buffer(rows)
-        state.slabs, _ = self._put(SLAB * SLABS)
-        state.slab_stack, stack = self._put(4 * SLABS)
-        (U32 * SLABS).from_buffer(stack)[:] = list(range(SLABS - 1, -1, -1))
-        state.slab_count = state.slab_free = SLABS
+        for kind, size, count in zip(state.slabs, SLAB_SIZES, slab_counts(max_flows), strict=True):
+            kind.memory, _ = self._put(size * count)
+            kind.stack, _ = self._put(4 * count)
+            kind.size, kind.count = size, count
         state.fragments, _ = self._put(ctypes.sizeof(Fragmented) * FRAGMENTED)
         state.fragment_slabs, _ = self._put(FRAGMENT_SLAB * FRAGMENTED)
         state.fragment_buckets, _ = self._put(4 * FRAGMENT_BUCKETS)
