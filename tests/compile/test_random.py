@@ -13,7 +13,7 @@ import random
 import re
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -584,6 +584,8 @@ class Writer:
         self.kept: list[int] = []  # those whose memory holds a number
         self.nested = 0  # texts in keys of texts
         self.given = 0  # the local that holds what the innermost block gives
+        self.used: dict[str, c.Key] = {}  # by map a key that is meant again and again
+        self.bound: c.Map | None = None  # decides how often the innermost loop turns
         self.maps = tuple(self.map(n) for n in range(self.one(0, 1, 2, 3)))
 
     def map(self, number: int) -> c.Map:
@@ -596,7 +598,7 @@ class Writer:
         value: Any = self.one(t.U64, t.S64)
         if kind in ("hash", "lru"):
             wide = (t.Text(9), t.Text(LIMIT), ADDRESS, t.Tuple((t.U32, t.Tuple((t.Text(20), t.S8)))))
-            value = self.one(*SCALARS, *wide, *wide)
+            value = self.one(t.U64, t.S32, self.one(*SCALARS), self.one(*wide))
         bounds = self.one((0, 100, 10), (-7, 100, 3)) if kind == "lhist" else (0, 0, 0)
         if kind == "hist":
             bounds = self.one((0, 0, 0), (0, 0, 0), (2, 0, 0), (5, 0, 0))
@@ -606,10 +608,24 @@ class Writer:
         return c.Map(f"m{number}", kind, tuple(parts), value, size, bounds)
 
     def key(self, map: c.Map) -> c.Key:
-        """One of few keys."""
+        """One of few keys; every other time the one that most statements and reads of the map mean."""
+        return self.same_key(map) if self.one(0, 1) else self.new_key(map)
+
+    def same_key(self, map: c.Map) -> c.Key:
+        """The key that is meant again and again."""
+        if map.name not in self.used:
+            self.used[map.name] = self.new_key(map, simple=True)
+        return self.used[map.name]
+
+    def new_key(self, map: c.Map, simple: bool = False) -> c.Key:
+        """A key of its own; `simple`: of what is the same at each place, but for arrays."""
         parts: list[Any] = []
         for type_ in map.key:
-            if isinstance(type_, t.Text):
+            if simple and isinstance(type_, t.Text):
+                parts.append(c.TextConst(b"AA", t.Text(2), SPAN))
+            elif simple and isinstance(type_, t.SCALARS):
+                parts.append(c.Convert(self.one(c.Const(1, t.U8, SPAN), self.leaf()), type_, SPAN))
+            elif isinstance(type_, t.Text):
                 known = self.one(b"", b"AA", COMM, b"known text")
                 parts.append(self.one(self.text(), self.text(), c.TextConst(known, t.Text(len(known)), SPAN)))
             elif isinstance(type_, t.Array):
@@ -623,7 +639,7 @@ class Writer:
 
     def map_statement(self) -> Any:
         """A statement that changes a map."""
-        map = self.one(*self.maps)
+        map = self.near(self.maps)
         key = self.key(map)
         plain = map.kind in ("hash", "lru")
         if not isinstance(map.value, t.SCALARS):
@@ -640,12 +656,48 @@ class Writer:
             )
         return c.Aggregate(map, key, value, SPAN)
 
+    def near(self, maps: Sequence[c.Map]) -> c.Map:
+        """A map, more often the one that the innermost loop goes by."""
+        if self.bound is not None and self.bound in maps and self.one(0, 1):
+            return self.bound
+        found: c.Map = self.one(*maps)
+        return found
+
+    def map_statements(self) -> list[c.Stmt]:
+        """A change of a map, now and then between two looks at maps, and only under a condition."""
+        if self.one(0, 1):
+            return [self.map_statement()]
+        if self.one(0, 1):
+            return [c.If(self.map_value(), (self.map_statement(),), (), SPAN), *self.looks()]
+        return [*self.looks(), self.map_statement(), *self.looks()]
+
+    def looks(self) -> list[c.Stmt]:
+        """A local that has what a map holds, perhaps read before where it is not always wanted."""
+        if not self.names:
+            return []
+        n, values = self.dice.randrange(len(self.names)), [self.map_value()]
+        same = [c.MapGet(one, self.same_key(one), one.number, SPAN) for one in self.counting()]
+        if same:
+            value = self.one(*same)
+            base = c.Select(value, self.pointer(), c.Const(16, POINTER, SPAN), POINTER, SPAN)
+            place = c.Place(base, TEXTS, (), t.USER, SPAN)
+            text = c.ReadText(place, t.Text(LIMIT, t.USER), SPAN)
+            left, right = self.one((text, self.text()), (self.text(), text), (self.kept_text(), text))
+            hidden = self.one(
+                c.Select(self.expression(1), value, self.leaf(), t.S64, SPAN),
+                c.Logic(self.one("and", "or"), self.expression(1), value, t.BOOL, SPAN),
+                c.TextCompare(self.one("eq", "ne", "lt", "ge"), left, right, t.BOOL, SPAN),
+            )
+            more = c.Binary("add", c.LocalGet(n, self.names[n], SPAN), value, t.U64, SPAN)
+            values = self.one(values, [hidden, more])
+        return [c.LocalSet(n, c.Convert(one, self.names[n], SPAN), SPAN) for one in values]
+
     def map_value(self) -> Any:
         """What a map holds, where there is one that can be asked."""
         readable = [map for map in self.maps if map.kind not in ("hist", "lhist")]
         if not readable:
             return self.leaf()
-        map = self.one(*readable)
+        map = self.near(readable)
         key = self.key(map)
         known = map.key or map.kind in ("hash", "lru")
         has = c.MapHas(map, key, t.BOOL, SPAN)
@@ -709,6 +761,10 @@ class Writer:
     def pointer(self) -> Any:
         """The address of a block, or one that cannot be read."""
         base: Any = c.Param("a", Argument(0), POINTER, SPAN)
+        if self.maps and self.depth and self.one(*range(6)) == 0:  # whether it can be read is up to a map
+            before, self.depth = self.depth, 0
+            base = c.Select(self.map_value(), base, c.Const(16, POINTER, SPAN), POINTER, SPAN)
+            self.depth = before
         for _ in range(self.one(0, 0, 0, 1, 1, 2)):
             at = self.one(NEXT, NEXT, NEXT, NOTHING)
             base = c.Load(c.Place(base, at, (), t.USER, SPAN), POINTER, SPAN)
@@ -809,7 +865,7 @@ class Writer:
             )
             kind = self.one(*often) if depth else self.one("set", "emit", *["map"] * bool(self.maps))
             if kind == "map":
-                body.append(self.map_statement())
+                body += self.map_statements()
             elif kind == "store":
                 body.append(c.Store(self.one(*self.kept), self.expression(), SPAN))
             elif kind == "text":
@@ -822,10 +878,14 @@ class Writer:
                 test = self.expression()
                 body.append(c.If(test, self.block(depth - 1), self.block(depth - 1), SPAN))
             elif kind == "loop":
-                body.append(self.loop(depth))
+                body += self.loop(depth)
             elif kind == "break":
-                body.append(self.one(c.Break(SPAN), c.Continue(SPAN)))
-                break
+                end = self.one(c.Break(SPAN), c.Continue(SPAN))
+                if self.one(0, 1, 2):
+                    body.append(c.If(self.one(self.expression(), self.map_value()), (end,), (), SPAN))
+                else:
+                    body.append(end)
+                    break
             elif kind == "leave":
                 body += [self.result(), c.Leave(SPAN)]
                 break
@@ -864,8 +924,28 @@ class Writer:
         base = text.place.base if isinstance(text, c.ReadText) else None
         if isinstance(base, c.TextPlace) and base.local == number:
             text = known
-        size = self.one(None, None, self.expression(1))
+        size = self.one(None, None, self.expression(1), self.up_to(15, self.one(t.S64, t.U64)))
         return c.TextSet(number, text, t.Text(limit), SPAN, size)
+
+    def counting(self) -> list[c.Map]:
+        """The maps whose numbers may be how often a loop turns."""
+        plain = [one for one in self.maps if one.key and one.kind == "hash"]
+        return [one for one in plain if isinstance(one.value, t.SCALARS)]
+
+    def counted(self, value: Any) -> c.MapSet:
+        """A change of what decides how often the innermost loop turns."""
+        map = self.bound
+        assert map is not None
+        assert isinstance(map.value, t.SCALARS)
+        return c.MapSet(map, self.same_key(map), (c.Convert(value, map.value, SPAN),), SPAN)
+
+    def up_to(self, most: int, type_: t.Scalar, value: Any = None) -> c.Binary:
+        """A number that varies, often with what a map holds: 0 to `most`, which is one less than a power of
+        two.
+        """
+        if value is None:
+            value = self.map_value() if self.maps and self.one(0, 1) else self.expression(1)
+        return c.Binary("and", value, c.Const(most, type_, SPAN), type_, SPAN)
 
     def each(self, depth: int) -> list[c.Stmt]:
         """A loop over a map, which the body leaves alone; what it finds there goes to locals and events."""
@@ -899,28 +979,42 @@ class Writer:
         self.maps = before
         return [c.Each(map, (*first, *body), SPAN)]
 
-    def loop(self, depth: int) -> c.Loop:
+    def loop(self, depth: int) -> list[c.Stmt]:
         """A loop of a few turns over some numbers; its index goes to a local, if there is one. One in two is
-        unsigned or begins near the end of all numbers; some end where they should have begun.
+        unsigned or begins near the end of all numbers; some end where they should have begun, and some turn
+        as often as a map says, which changes in the turns.
         """
         step, unsigned = self.one(1, 2, -1, 3, -4), self.one(False, False, True)
         type_ = t.U64 if unsigned else t.S64
         end = (1 << 64 if unsigned else 1 << 63) - 8
-        first = self.one(0, 5, -2, end) if not unsigned else self.one(9, 5, end)
-        start = c.Const(first, type_, SPAN)
-        small = c.Binary("and", self.expression(1), c.Const(7, type_, SPAN), type_, SPAN)
-        back = step < 0 and (unsigned is False or first > 7)
+        begin = self.one(0, 5, -2, end) if not unsigned else self.one(9, 5, end)
+        start = c.Const(begin, type_, SPAN)
+        before, self.bound = self.bound, self.one(None, *self.counting())
+        value: Any = None
+        if self.bound is not None:
+            value = c.MapGet(self.bound, self.same_key(self.bound), self.bound.number, SPAN)
+        small = self.up_to(7, type_, value)
+        back = step < 0 and (unsigned is False or begin > 7)
         stop = self.one(None, c.Binary("sub" if back else "add", start, small, type_, SPAN))
         self.inside += 1
         body = self.block(depth - 1)
+        if self.maps and self.one(0, 1):
+            body = (*body, *self.map_statements())
+        if value is not None and self.names:  # what decides is looked at and changed
+            n = self.dice.randrange(len(self.names))
+            more = c.Binary("add", c.LocalGet(n, self.names[n], SPAN), value, t.U64, SPAN)
+            look = c.LocalSet(n, c.Convert(more, self.names[n], SPAN), SPAN)
+            body = (look, self.one(self.map_statement(), self.counted(self.one(value, more))), *body)
+        first = [self.counted(c.Const(self.dice.randint(1, 15), t.U64, SPAN))] if value is not None else []
+        self.bound = before
         self.inside -= 1
         if self.names:
             n = self.dice.randrange(len(self.names))
             body = (c.LocalSet(n, c.Convert(c.Turn(type_, SPAN), self.names[n], SPAN), SPAN), *body)
         most = 8 if stop is not None else self.one(0, 1, 2, 4)
-        if stop is None and not -(1 << 63) <= first + step * most < end + 8:
+        if stop is None and not -(1 << 63) <= begin + step * most < end + 8:
             most = 0
-        return c.Loop(start, step, stop, most, body, SPAN, unsigned)
+        return [*first, c.Loop(start, step, stop, most, body, SPAN, unsigned)]
 
     def program(self) -> c.Program:
         """A whole program."""
@@ -941,10 +1035,15 @@ class Writer:
             start.append(c.Store(number, self.expression(), SPAN))
             self.types = (*self.types, t.Text(8))
             self.kept.append(number)
-        body = (*start, *self.block(2), self.emit())
+        body = [*start, *self.block(self.one(2, 2, 3)), self.emit()]
+        if self.names:  # what is wrong in a local is seen
+            values = tuple(c.LocalGet(n, type_, SPAN) for n, type_ in enumerate(self.names))
+            body.append(c.Emit(values, SPAN, len(self.shapes)))
+            fields = tuple(c.Field(f"l{n}", type_) for n, type_ in enumerate(self.names))
+            self.shapes = (*self.shapes, c.Shape(fields, "locals"))
         names = tuple(c.Local(f"l{n}", type_) for n, type_ in enumerate(self.types))
         site = Site("rawtracepoint", "random", PARAMS)
-        return c.Program("random", site, Source("random", "x"), self.shapes, names, wanted, body, SPAN)
+        return c.Program("random", site, Source("random", "x"), self.shapes, names, wanted, tuple(body), SPAN)
 
 
 def matches(text: bytes, pieces: tuple[c.Piece, ...]) -> bool:
@@ -1041,7 +1140,7 @@ def world_of(seed: int) -> World:
 
 RING = MapSpec("ring", "ringbuf", 0, 0, 1 << 20)
 ID = 3
-"""Of the first shape; two more may follow."""
+"""Of the first shape; three more may follow."""
 SEEDS = st.integers(0, (1 << 32) - 1)
 DEPTHS = st.integers(0, 4)
 
@@ -1055,7 +1154,7 @@ def built(
 ) -> Compiled:
     which = loops.ALL if called else loops.NONE
     options: Any = {"arch": named("x86_64"), "task": task, "cookie": cookie, "loops": which}
-    return compile_probe(program, id=ID, spec="x", probes=ID + 2, cpus=cpus, tasks=False, **options)
+    return compile_probe(program, id=ID, spec="x", probes=ID + 3, cpus=cpus, tasks=False, **options)
 
 
 @cache
@@ -1158,6 +1257,8 @@ always = settings(
 @settings(always, max_examples=EXAMPLES or 150)
 @given(SEEDS, DEPTHS)
 @example(125045, 3)  # the key of a text that is compared compares texts itself
+@example(3738275045, 0)  # turns change what decides how many there are
+@example(2827074476, 1)  # a map is read in a text that is not always compared
 def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> None:
     programs, world = unit(seed, depth), world_of(seed)
     env = {"pid": 4321, "tid": 99, "cpu": 5, "nsecs": 0x1122334455667788}
