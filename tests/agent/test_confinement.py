@@ -203,7 +203,7 @@ def is_nobody(told: dict[str, Any], agent: Attacked, capabilities: int = 0) -> N
 
 
 @pytest.mark.skipif(not landlock.version(), reason="the kernel has no Landlock")
-@pytest.mark.parametrize("kind", ["tcp", "spool", "unix"])
+@pytest.mark.parametrize("kind", ["tcp", pytest.param("spool", marks=pytest.mark.native), "unix"])
 def test_an_agent_that_connects(attacked: Any, tmp_path: Path, port: int, kind: str) -> None:
     """With a spool its own folder is writable; over a Unix socket one capability stays, and opens nothing."""
     address = f"unix:{tmp_path}/collector" if kind == "unix" else f"tcp:127.0.0.1:{port}"
@@ -220,7 +220,7 @@ def test_an_agent_that_connects(attacked: Any, tmp_path: Path, port: int, kind: 
         assert list((tmp_path / "spool").rglob("*.seg"))
 
 
-@pytest.mark.parametrize("kind", ["tcp", "unix"])
+@pytest.mark.parametrize("kind", [pytest.param("tcp", marks=pytest.mark.native), "unix"])
 def test_an_agent_that_listens(attacked: Any, tmp_path: Path, port: int, kind: str) -> None:
     """Its front, and the tracer of a client, once it has attached."""
     address = f"unix:{tmp_path}/agent" if kind == "unix" else f"tcp:127.0.0.1:{port}"
