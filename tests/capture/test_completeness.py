@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from verified import verify_file
 
+from kwire.capture.accounts import Totals
 from kwire.capture.output import CaptureError
 from kwire.capture.verify import FileReport, Hole, verify_set
-from kwire.capture.writer import Totals, Writer
+from kwire.capture.writer import Writer
 from kwire.wire.messages import Cause, Lost
 
 

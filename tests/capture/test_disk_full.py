@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from verified import verify_file
 
+from kwire.capture.accounts import Totals
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
 from kwire.capture.verify import verify_set
-from kwire.capture.writer import Totals, Writer
+from kwire.capture.writer import Writer
 from kwire.wire.messages import Cause, Lost
 
 PRELUDE = """

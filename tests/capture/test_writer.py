@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from kwire.capture import walk
+from kwire.capture.accounts import Totals
 from kwire.capture.output import CaptureError
 from kwire.capture.reader import Capture
-from kwire.capture.writer import Totals, Writer
+from kwire.capture.writer import Writer
 from kwire.wire.frame import read_strict
 from kwire.wire.messages import Cause, Lost
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from kwire.capture import walk
-from kwire.capture.writer import Totals, Writer
+from kwire.capture.accounts import Totals
+from kwire.capture.writer import Writer
 from kwire.live.recorder import Sink
 from kwire.wire.frame import Frame, FrameError, Problem, Type, build
 from kwire.wire.frames import Frames

@@ -18,10 +18,11 @@ from kwire.analyze.tables import Tables, unique
 from kwire.analyze.time_parsing import duration
 from kwire.analyze.timing import stretches
 from kwire.capture import identity
+from kwire.capture.accounts import Totals
 from kwire.capture.frame_counts import is_table
 from kwire.capture.reader import groups
 from kwire.capture.walk import EPB_OVERHEAD
-from kwire.capture.writer import STATISTICS_BLOCK, Totals
+from kwire.capture.writer import STATISTICS_BLOCK
 from kwire.errors import KwireError
 from kwire.view.text import WallClock, safe
 from kwire.wire.frames import Frames

@@ -15,7 +15,7 @@ from kwire.analyze.rewrite import Numbers, RenumberingWriter, made_of, numbered,
 from kwire.analyze.scan import BYTES, Picked, Progress, Scan
 from kwire.analyze.source import Source, check_output
 from kwire.capture import identity
-from kwire.capture.writer import Totals
+from kwire.capture.accounts import Totals
 from kwire.errors import KwireError
 from kwire.wire.messages import Lost
 from kwire.wire.schema import bounded

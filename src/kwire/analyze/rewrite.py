@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.scan import Picked, probe_numbers
+from kwire.capture.accounts import Totals
 from kwire.capture.identity import Limits
 from kwire.capture.output import CaptureError
-from kwire.capture.writer import Totals, Writer
+from kwire.capture.writer import Writer
 from kwire.wire.frames import Frames
 from kwire.wire.messages import U64_MAX, Lost
 from kwire.wire.schema import Schema, clock_of

@@ -14,21 +14,21 @@ import struct
 import sys
 import time
 from array import array
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from kwire.capture import identity, pcapng, walk
+from kwire.capture.accounts import Counts, Totals
 from kwire.capture.frame_counts import count_frames
 from kwire.capture.output import CaptureError, FullError, GoneError, Output
-from kwire.capture.writer import BUFFER, FOLLOWED, LOST_BLOCK, STATISTICS_BLOCK, Totals, Writer, _File
+from kwire.capture.writer import BUFFER, FOLLOWED, LOST_BLOCK, STATISTICS_BLOCK, Writer, _File
 from kwire.wire.frame import Frame, FrameError
 from kwire.wire.frames import Frames
-from kwire.wire.messages import CPU_UNKNOWN, Cause, Hole, Lost, losses_in
+from kwire.wire.messages import CPU_UNKNOWN, U64_MAX, Cause, Lost, losses_in
 from kwire.wire.schema import Schema
 
 INTERFACE_BLOCK: Final = 512  # bytes kept in reserve, so that a probe's losses can be told of on a full disk
 MOST_LOST: Final = 1 << 48  # events; a LOST frame that tells of more is none, so that sums stay in 64 bits
-U64: Final = (1 << 64) - 1
 _ENDING: Final = 1 << 20  # bytes at the end of a file that statistics of thousands of probes take
 MOST_ENDED: Final = 64  # files ended since the last promise that are held open
 AGAIN: Final = ".again"  # what the name of a file gets whose events come again
@@ -121,7 +121,7 @@ class ResumableWriter(Writer):
             try:
                 if retired:
                     self._take_accounts(self._after[1])
-                    self._pass_on()
+                    self._accounts.pass_on()
                 else:
                     self._count_gone(*self._after)
             except _DAMAGE:
@@ -139,24 +139,20 @@ class ResumableWriter(Writer):
         index = schema.id - 1
         if index == len(self.schemas):
             self.schemas.append(schema)
-            self._rows.extend([0] * walk.ROW_WORDS)
-            for counts in (self._lost, self._earlier_lost, self._earlier_stored):
-                counts.append(0)
+            self._accounts.add()
             self._file.output.reserve += _reserve(1) if self._file.output.reserve else 0
         else:
             self.schemas[index] = schema
-        wall = schema.clock.wall - schema.clock.monotonic if schema.clock else 0
-        self._rows[index * walk.ROW_WORDS + walk.ROW_WALL] = wall & U64
-        self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
+        self._accounts.describe(schema)
         self._waiting[schema.id] = schema
         if self._retold is not None:
             self._retold.describe(schema)
 
     def balances(self, numbers: Iterable[int]) -> list[Totals]:
         """What is stored and lost so far of these probes (0: of none known); produced is their sum."""
-        lost, out = self._lost_by_probe(), []
+        lost, out = self._accounts.lost_by_probe(), []
         for number in numbers:
-            stored = self._stored_of(number)
+            stored = self._accounts.stored(number)
             out.append(Totals(stored + lost[number], stored, lost[number]))
         return out
 
@@ -202,8 +198,8 @@ class ResumableWriter(Writer):
         """Begin the next file of a rotation where its time has come, though nothing comes; whether it was so.
         A file that holds nothing stays.
         """
-        counts = self._rows[walk.ROW_STORED :: walk.ROW_WORDS]
-        if not self._file.number or not (any(counts) or any(self._lost)) or not self._late():
+        accounts = self._accounts
+        if not self._file.number or not (any(accounts.here) or any(accounts.lost)) or not self._late():
             return False
         self.flush()
         return self._late() and self._rotate()
@@ -245,16 +241,15 @@ class ResumableWriter(Writer):
             file.st_dev,
             file.st_ino,
         )
-        holes = (
-            _HOLE.pack(*key, one.first, one.last, min(one.count, U64)) for key, one in self._holes.items()
-        )
-        causes = (_CAUSE.pack(*key, min(count, U64)) for key, count in self.causes.items())
+        holes = self._accounts.holes.items()
+        packed = (_HOLE.pack(*key, one.first, one.last, min(one.count, U64_MAX)) for key, one in holes)
+        causes = (_CAUSE.pack(*key, min(count, U64_MAX)) for key, count in self.causes.items())
         return {
             "head": head,
-            "rows": self._rows.tobytes(),
-            **{name: array("Q", counts).tobytes() for name, counts in self._counts().items()},
+            "rows": self._accounts.rows.tobytes(),
+            **{name: array("Q", counts).tobytes() for name, counts in self._named_counts().items()},
             "waiting": array("I", self._waiting).tobytes(),
-            "holes": b"".join(holes),
+            "holes": b"".join(packed),
             "causes": b"".join(causes),
             "remainders": os.fsencode("\0".join(self._remainders)),
             "retold": self._retold_frames.to_bytes(8, sys.byteorder),
@@ -282,14 +277,14 @@ class ResumableWriter(Writer):
             os.close(fd)
         self._ended.clear()
 
-    def _counts(self) -> dict[str, MutableSequence[int]]:
-        lost, stored = self._earlier_lost, self._earlier_stored
-        return {"lost": self._lost, "earlier lost": lost, "earlier stored": stored}
+    def _named_counts(self) -> dict[str, Counts]:
+        lost, stored = self._accounts.earlier_lost, self._accounts.earlier_stored
+        return {"lost": self._accounts.lost, "earlier lost": lost, "earlier stored": stored}
 
     @staticmethod
-    def _counts_of(probes: int) -> MutableSequence[int]:
+    def _counts(numbers: int) -> Counts:
         """An array: it is copied at each commit."""
-        return array("Q", bytes(8 * (probes + 1)))
+        return array("Q", bytes(8 * numbers))
 
     def _first(self, number: int) -> _File:
         if self._resume is None:
@@ -321,13 +316,13 @@ class ResumableWriter(Writer):
         number, probes, self._introduced, tail, position, self._written, started, device, inode = head
         if probes != len(self.schemas):
             raise ValueError
-        self._rows[:] = _array("Q", state["rows"], len(self._rows))
-        for name, counts in self._counts().items():
+        accounts = self._accounts
+        accounts.rows[:] = _array("Q", state["rows"], len(accounts.rows))
+        for name, counts in self._named_counts().items():
             counts[:] = _array("Q", state[name], probes + 1)
         self._waiting = {each: self.schemas[each - 1] for each in array("I", state["waiting"])}
         for probe, cpu, cause, first, last, count in _HOLE.iter_unpack(state["holes"]):
-            self._holes[probe, cpu, cause] = Hole()
-            self._holes[probe, cpu, cause].add(first, last, count)
+            accounts.lose(probe, cpu, cause, first, last, count)
         for probe, cause, count in _CAUSE.iter_unpack(state["causes"]):
             self.causes[probe, cause] = count
         self._retold_frames = int.from_bytes(state.get("retold", b""), sys.byteorder)
@@ -346,22 +341,20 @@ class ResumableWriter(Writer):
 
         Losses that it told are told again. Files of the same rotation before it are taken to be there.
         """
-        probes = len(self.schemas)
+        accounts = self._accounts
         number = self._take_accounts(state)
         if number:
             _set_aside_later(target, number, name)
         root, extension = os.path.splitext(target)
         table, told = self._remains(name, f"{root}-{number:04d}{extension}" if number else target)
-        words, rows = walk.COUNT_WORDS, walk.ROW_WORDS
-        for probe in range(probes + 1):
-            stored = 0
+        for probe in range(len(self.schemas) + 1):
+            stored = accounts.stored_here(probe)
             if probe:
-                at = (probe - 1) * rows + walk.ROW_STORED
-                stored, self._rows[at] = self._rows[at], 0
-            rest = min(stored, table[probe * words])
-            self._earlier_stored[probe] += rest
-            lost, self._lost[probe] = self._lost[probe], 0
-            self._earlier_lost[probe] += min(lost, told.get(probe, 0))
+                accounts.store(probe, -stored)
+            rest = min(stored, table[probe * walk.COUNT_WORDS])
+            accounts.earlier_stored[probe] += rest
+            lost, accounts.lost[probe] = accounts.lost[probe], 0
+            accounts.earlier_lost[probe] += min(lost, told.get(probe, 0))
             self._tell_again(probe, lost - min(lost, told.get(probe, 0)))
             self._gone(probe, stored - rest)
         self.files[:0] = self._remaining()
@@ -375,7 +368,7 @@ class ResumableWriter(Writer):
         if count:
             key = (probe, int(Cause.CAPTURE_GONE))
             self.causes[key] = self.causes.get(key, 0) + count
-            self._hole(probe, CPU_UNKNOWN, Cause.CAPTURE_GONE, 0, 0, count)
+            self._accounts.lose(probe, CPU_UNKNOWN, Cause.CAPTURE_GONE, 0, 0, count)
 
     def _tell_again(self, probe: int, count: int) -> None:
         """So many losses of a probe stood in the file: with their causes, where those are known."""
@@ -383,7 +376,7 @@ class ResumableWriter(Writer):
         if sum(causes.values()) != count:
             causes = {int(Cause.UNKNOWN): count}
         for cause, number in causes.items():
-            self._hole(probe, CPU_UNKNOWN, cause, 0, 0, number)
+            self._accounts.lose(probe, CPU_UNKNOWN, cause, 0, 0, number)
 
     def _remains(self, name: str, path: str) -> tuple["array[int]", dict[int, int]]:
         """What is still in the file that was cut: a table of `count_frames`, and losses by probe."""
@@ -486,7 +479,7 @@ class ResumableWriter(Writer):
         return rotated
 
     def _end(self, totals: Mapping[int, Totals], comment: str, unproven: Container[int] = ()) -> None:
-        if (self._waiting and not self._introduce()) or (self._holes and not self.schemas):
+        if (self._waiting and not self._introduce()) or (self._accounts.holes and not self.schemas):
             new = [schema.probe[:64] for schema in self.schemas[self._introduced :]] or ["unknown"]
             text = b"".join(map(pcapng.interface, new))
             with memoryview(text) as view:

@@ -13,13 +13,13 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from kwire.capture import identity
+from kwire.capture.accounts import Totals
 from kwire.capture.event_counts import Row, Sums
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
 from kwire.capture.reader import PORTS, Capture, Section
 from kwire.capture.removed import Ledger, Range, in_words, without
 from kwire.capture.shared import Share, SharedPart, prove, read_part
-from kwire.capture.writer import Totals
 from kwire.wire.frames import Frames
 from kwire.wire.messages import CAUSES, CPU_UNKNOWN, MERGE_GAP, Cause, Lost, cause_text, losses_in
 from kwire.wire.schema import Schema

@@ -15,9 +15,10 @@ import os
 import struct
 import time
 from array import array
-from collections.abc import Container, Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 from kwire.capture import identity, pcapng, walk
+from kwire.capture.accounts import Accounts, Counts, Totals
 from kwire.capture.destination import descriptor
 from kwire.capture.frame_counts import count_frames, is_table
 from kwire.capture.output import CaptureError, FullError, Output
@@ -37,14 +38,6 @@ LOST_BLOCK: Final = walk.EPB_OVERHEAD + 40
 STATISTICS_BLOCK: Final = 160
 FOLLOWED: Final = "continued in file {number}"  # comments of the statistics
 LAST_FILE: Final = "end of capture"
-
-
-class Totals(NamedTuple):
-    """The balance of a probe: events. `produced` is what the probe itself counted."""
-
-    produced: int
-    stored: int
-    lost: int
 
 
 class _File(NamedTuple):
@@ -73,25 +66,21 @@ class Writer:
     """
 
     __slots__ = (
+        "_accounts",
         "_base",
         "_buffer",
         "_clobber",
         "_comments",
-        "_earlier_lost",
-        "_earlier_stored",
         "_environment",
         "_file",
         "_hold",
-        "_holes",
         "_id",
-        "_lost",
         "_next",
         "_probes",
         "_retold",
         "_retold_frames",
         "_rotate_bytes",
         "_rotate_seconds",
-        "_rows",
         "_size",
         "_unfinished",
         "_used",
@@ -132,7 +121,6 @@ class Writer:
         self._retold = Retold(self.schemas, stacks) if rotates or stacks is not None else None
         self._retold_frames = 0  # of all files
         self._unfinished: dict[int, int] = {}  # by map: where a table began of which more is to come
-        probes = len(self.schemas)
         self._base = target
         self._environment = (host, kernel, tool)
         self._id = os.urandom(16).hex()
@@ -140,15 +128,9 @@ class Writer:
         self._size = BUFFER if not rotate_bytes else max(2 * BIGGEST, min(BUFFER, rotate_bytes // 8))
         self._buffer, self._used = memoryview(buffer or bytearray(self._size))[: self._size], 0
         self._next = self._size  # bytes of packets that a further file must have room for
-        self._rows = array("Q", bytes(8 * walk.ROW_WORDS * probes))
-        for index, schema in enumerate(self.schemas):
-            pair = clock or schema.clock
-            wall = pair.wall - pair.monotonic if pair else 0
-            self._rows[index * walk.ROW_WORDS + walk.ROW_WALL] = wall & (1 << 64) - 1
-            self._rows[index * walk.ROW_WORDS + walk.ROW_SWAP] = schema.order != pcapng.HOST
-        self._holes: dict[tuple[int, int, int], Hole] = {}
-        self._lost = self._counts_of(probes)  # in this file
-        self._earlier_lost, self._earlier_stored = self._counts_of(probes), self._counts_of(probes)
+        self._accounts = Accounts(len(self.schemas), self._counts)
+        for schema in self.schemas:
+            self._accounts.describe(schema, clock)
         self.files: list[str] = []  # paths written, in order
         self.dropped = False
         """Whether the disk had no room for something."""
@@ -164,8 +146,9 @@ class Writer:
     @property
     def events(self) -> int:
         """Events stored, those in the buffer included; without the TABLE frames of maps."""
-        tables = sum(self._stored_of(schema.id) for schema in self.schemas if schema.map is not None)
-        return sum(self._earlier_stored) + sum(self._rows[walk.ROW_STORED :: walk.ROW_WORDS]) - tables
+        accounts = self._accounts
+        tables = sum(accounts.stored(schema.id) for schema in self.schemas if schema.map is not None)
+        return sum(accounts.earlier_stored) + sum(accounts.here) - tables
 
     @property
     def unfinished(self) -> bool:
@@ -175,8 +158,7 @@ class Writer:
     @property
     def lost_events(self) -> int:
         """Events counted lost, written or waiting for room."""
-        waiting = sum(hole.count for hole in self._holes.values())
-        return sum(self._earlier_lost) + sum(self._lost) + waiting
+        return sum(self._accounts.lost_by_probe())
 
     @property
     def size(self) -> int:
@@ -188,14 +170,13 @@ class Writer:
     def write(self, frames: Frames) -> None:
         """Take the frames, in order. EVENTs of a probe that has no schema here are a CaptureError."""
         start, count, data, offsets = 0, frames.count, frames.data, frames.offsets
+        rows = self._accounts.rows
         while start < count:
             if not self._used and not self._begin():
                 self._drop(frames, start)
                 return
             stop = self._tell_stacks(frames, start)
-            start, self._used = walk.epb_pack(
-                data, offsets, start, stop, self._rows, self._buffer, self._used
-            )
+            start, self._used = walk.epb_pack(data, offsets, start, stop, rows, self._buffer, self._used)
             if start == count:
                 return
             if start == stop:
@@ -209,7 +190,7 @@ class Writer:
     def lost(self, losses: Iterable[Lost]) -> None:
         """Put LOST frames at this place of the file; the next event of each probe tells the number too."""
         for loss in losses:
-            self._add(loss)
+            self._accounts.add_loss(loss)
         if self._used or self._begin():
             self._tell_holes()
 
@@ -251,9 +232,9 @@ class Writer:
             return totals
         try:
             self.flush()
-            lost_of = self._lost_by_probe()
+            lost_of = self._accounts.lost_by_probe()
             for number in range(0 if lost_of[0] else 1, len(self.schemas) + 1):
-                stored, lost = self._stored_of(number), lost_of[number]
+                stored, lost = self._accounts.stored(number), lost_of[number]
                 known = produced.get(number) if produced is not None else None
                 if known is not None and self._retold is not None and number == self._retold.tells:
                     known += self._retold_frames
@@ -273,9 +254,9 @@ class Writer:
         self.close()
 
     @staticmethod
-    def _counts_of(probes: int) -> MutableSequence[int]:
-        """Counts of events by probe number, all 0; number 0 is of no known probe."""
-        return [0] * (probes + 1)
+    def _counts(numbers: int) -> Counts:
+        """Counts of events for so many numbers, all 0."""
+        return [0] * numbers
 
     # --- files
 
@@ -368,7 +349,7 @@ class Writer:
             return False  # a reader puts the frames of a table together within a file
         if self._rotate_seconds and time.monotonic() - self._file.opened >= self._rotate_seconds:
             return True
-        if not self._rotate_bytes or not any(self._rows[walk.ROW_STORED :: walk.ROW_WORDS]):
+        if not self._rotate_bytes or not any(self._accounts.here):
             return False
         return output.position + self._size + output.reserve > self._rotate_bytes
 
@@ -389,18 +370,8 @@ class Writer:
         if self._retold is not None:
             self._retold.begin()
         self._written += old.output.position
-        self._pass_on()
+        self._accounts.pass_on()
         return True
-
-    def _pass_on(self) -> None:
-        """What is in the file is in an earlier one from now on."""
-        for probe in range(len(self.schemas) + 1):
-            self._earlier_lost[probe] += self._lost[probe]
-            self._lost[probe] = 0
-            if probe:
-                row = (probe - 1) * walk.ROW_WORDS + walk.ROW_STORED
-                self._earlier_stored[probe] += self._rows[row]
-                self._rows[row] = 0
 
     def _ending(self, schema: Schema) -> list[str]:
         """More comments for the closing statistics of a probe."""
@@ -408,22 +379,22 @@ class Writer:
 
     def _end(self, totals: Mapping[int, Totals], comment: str, unproven: Container[int] = ()) -> None:
         """Write the holes still open and the statistics of this file, into the reserve if it must be."""
+        accounts = self._accounts
         parts, room = [], max(self._file.output.reserve, self._size) - len(self.schemas) * STATISTICS_BLOCK
-        if len(self._holes) * LOST_BLOCK > room:
-            self._join_holes()
-        for (probe, cpu, cause), hole in self._holes.items():
+        if len(accounts.holes) * LOST_BLOCK > room:
+            accounts.join_holes()
+        for (probe, cpu, cause), hole in accounts.holes.items():
             parts.append(self._lost_packet(probe, cpu, cause, hole))
-        self._holes.clear()
+        accounts.holes.clear()
         now = time.time_ns()
         for schema in self.schemas:
             number = schema.id
             if number in unproven:
                 continue
-            row = (number - 1) * walk.ROW_WORDS
-            stored, lost = self._rows[row + walk.ROW_STORED], self._lost[number]
+            stored, lost = accounts.stored_here(number), accounts.lost[number]
             produced = stored + lost
             if number in totals:
-                earlier = self._earlier_stored[number] + self._earlier_lost[number]
+                earlier = accounts.earlier_stored[number] + accounts.earlier_lost[number]
                 produced = max(0, totals[number].produced - earlier)
             counters = [
                 (pcapng.StatisticsOption.START, pcapng.split_time(self._file.started)),
@@ -445,17 +416,6 @@ class Writer:
                 "the disk is full, not even the ending fits",
                 "events are whole, but nothing in the file says what was lost",
             )
-
-    def _stored_of(self, number: int) -> int:
-        here = self._rows[(number - 1) * walk.ROW_WORDS + walk.ROW_STORED] if number else 0
-        return self._earlier_stored[number] + here
-
-    def _lost_by_probe(self) -> list[int]:
-        """Events of each probe (0: of none known) counted lost so far, in the file or not yet."""
-        lost = [earlier + here for earlier, here in zip(self._earlier_lost, self._lost, strict=True)]
-        for (probe, _, _), hole in self._holes.items():
-            lost[probe if probe <= len(self.schemas) else 0] += hole.count
-        return lost
 
     # --- what is not a plain event
 
@@ -483,15 +443,14 @@ class Writer:
 
     def _put_table(self, frames: Frames, index: int) -> None:
         frame = frames.frame(index)
-        row = (frame.header.id - 1) * walk.ROW_WORDS
         time_, more = head_of(frame)
-        moment = time_ + self._rows[row + walk.ROW_WALL] & U64_MAX
+        moment = time_ + self._accounts.wall(frame.header.id) & U64_MAX
         if more:
             self._unfinished.setdefault(frame.header.id, self.size)
         else:
             self._unfinished.pop(frame.header.id, None)
         self._append(pcapng.packet(frame.header.id - 1, moment, frames.frame_bytes(index)))
-        self._rows[row + walk.ROW_STORED] += 1
+        self._accounts.store(frame.header.id)
 
     def _tell_stacks(self, frames: Frames, start: int) -> int:
         """Tell the stacks that the next frames refer to, where they were not told in this file; gives where
@@ -513,62 +472,46 @@ class Writer:
 
     def _tell_holes(self) -> None:
         """Write the holes as LOST frames where the file stands now."""
-        if not self._holes:
-            return
-        holes, self._holes = self._holes, {}
+        holes, self._accounts.holes = self._accounts.holes, {}
         for (probe, cpu, cause), hole in holes.items():
             self._append(self._lost_packet(probe, cpu, cause, hole))
             if 1 <= probe <= len(self.schemas):
-                row = (probe - 1) * walk.ROW_WORDS + walk.ROW_DROPS
-                self._rows[row] = min(self._rows[row] + hole.count, U64_MAX)
+                self._accounts.drop_before_next(probe, hole.count)
 
     def _lost_packet(self, probe: int, cpu: int, cause: int, hole: Hole) -> bytes:
         """The packet of a hole, counted as written; its time is the end of the hole."""
         known = 1 <= probe <= len(self.schemas)
         index = probe - 1 if known else 0
-        self._lost[probe if known else 0] += hole.count
+        self._accounts.lost[probe if known else 0] += hole.count
         moment = time.time_ns()
         if hole.last and self.schemas:
-            moment = hole.last + self._rows[index * walk.ROW_WORDS + walk.ROW_WALL]
+            moment = hole.last + self._accounts.wall(index + 1)
         frame = Lost(probe, hole.first, hole.last, hole.count, cpu, cause).frame()
         return pcapng.packet(index, moment, frame)
-
-    def _join_holes(self) -> None:
-        """Forget the CPUs of holes: then there are few enough for the reserve."""
-        holes, self._holes = self._holes, {}
-        for (probe, _, cause), hole in holes.items():
-            joined = self._holes.setdefault((probe, CPU_UNKNOWN, cause), Hole())
-            joined.add(hole.first, hole.last, hole.count)
 
     # --- a full disk
 
     def _drop(self, frames: Frames, start: int) -> None:
         """Count frames as lost for want of room."""
         self.dropped = True
+        accounts, numbers = self._accounts, range(1, len(self.schemas) + 1)
         rest = memoryview(frames.offsets)[start : frames.count]
         counted = 0
-        for swap in {bool(swap) for swap in self._rows[walk.ROW_SWAP :: walk.ROW_WORDS]}:
+        for swap in set(map(accounts.swapped, numbers)):
             table = array("Q", bytes(8 * walk.COUNT_WORDS * (len(self.schemas) + 1)))
             counted = count_frames(frames.data, rest, len(rest), table, swap)
-            for number in range(1, len(self.schemas) + 1):
-                if self._rows[(number - 1) * walk.ROW_WORDS + walk.ROW_SWAP] == swap:
+            for number in numbers:
+                if accounts.swapped(number) == swap:
                     count, first, last = table[number * walk.COUNT_WORDS : (number + 1) * walk.COUNT_WORDS]
-                    self._hole(number, CPU_UNKNOWN, Cause.DISK_FULL, first, last, count)
+                    accounts.lose(number, CPU_UNKNOWN, Cause.DISK_FULL, first, last, count)
         if counted < len(rest):
             for loss in losses_in(frames, range(start, frames.count)):
-                self._add(loss)
-
-    def _add(self, loss: Lost) -> None:
-        self._hole(loss.probe, loss.cpu, loss.cause, loss.first, loss.last, loss.count)
-
-    def _hole(self, probe: int, cpu: int, cause: int, first: int, last: int, count: int) -> None:
-        if count:
-            self._holes.setdefault((probe, cpu, cause), Hole()).add(first, last, count)
+                accounts.add_loss(loss)
 
     def _take_back(self, done: int, used: int) -> None:
         """Only `done` of the `used` bytes packed went to the disk: undo the blocks that are not whole."""
         self.dropped = True
-        buffer = self._buffer
+        buffer, accounts = self._buffer, self._accounts
         at = 0
         while at < used:
             total, interface = struct.unpack_from("=4xII", buffer, at)
@@ -579,16 +522,15 @@ class Writer:
         while at < used:
             total, interface = struct.unpack_from("=4xII", buffer, at)
             frame = read_lenient(buffer, at + walk.EPB_HEADER)
-            row = interface * walk.ROW_WORDS
             if frame.header.type == Type.LOST:
                 loss = Lost.read(frame)
-                self._lost[loss.probe if loss.probe <= len(self.schemas) else 0] -= loss.count
-                self._add(loss)
+                accounts.lost[accounts.known(loss.probe)] -= loss.count
+                accounts.add_loss(loss)
             elif frame.header.type in (Type.EVENT, Type.TABLE):
-                self._rows[row + walk.ROW_STORED] -= 1
+                accounts.store(interface + 1, -1)
                 if frame.header.type == Type.TABLE:
                     moment = time_of(frame)
                 else:
                     moment = self.schemas[interface].timestamp(buffer[at + walk.EPB_HEADER : at + total])
-                self._hole(interface + 1, CPU_UNKNOWN, Cause.DISK_FULL, moment, moment, 1)
+                accounts.lose(interface + 1, CPU_UNKNOWN, Cause.DISK_FULL, moment, moment, 1)
             at += total

@@ -10,8 +10,8 @@ from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source, UnforeseenError
 from kwire.analyze.time_parsing import moment
+from kwire.capture.accounts import Totals
 from kwire.capture.reader import PORTS
-from kwire.capture.writer import Totals
 from kwire.cli.lines import say
 from kwire.cli.status import NOT_WHOLE, OK
 from kwire.cli.zone import add_utc

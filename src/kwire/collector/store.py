@@ -18,10 +18,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from kwire.capture.accounts import Totals
 from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.capture.resumable import MOST_LOST, ResumableWriter, State, StateError
 from kwire.capture.shared import SharedPart
-from kwire.capture.writer import BUFFER, Totals
+from kwire.capture.writer import BUFFER
 from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents, NoCheckpointError
 from kwire.collector.stored_session import StoredSession
 from kwire.wire import cbor
