@@ -37,10 +37,10 @@ def readable() -> None:
         pytest.skip("another user cannot read this installation")
 
 
-def record(before: tuple[str, ...], spec: str, path: Path) -> subprocess.CompletedProcess[str]:
+def record(before: tuple[str, ...], specs: str, path: Path) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            [*before, *KWIRE, "record", spec, "-c", "true", "-w", str(path)],
+            [*before, *KWIRE, "record", *specs.split(), "-c", "true", "-w", str(path)],
             capture_output=True,
             text=True,
             cwd="/",
@@ -50,12 +50,12 @@ def record(before: tuple[str, ...], spec: str, path: Path) -> subprocess.Complet
         path.unlink(missing_ok=True)
 
 
-def as_nobody(capabilities: str, spec: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Record an event of `true` as another user with these capabilities and no others."""
+def as_nobody(capabilities: str, specs: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Record events of `true` as another user with these capabilities and no others."""
     folder.chmod(0o777)
     sets = ",".join(("-all", *(f"+{name}" for name in capabilities.split())))
     user = (*NOBODY, f"--inh-caps={sets}", f"--ambient-caps={sets}")
-    return record(user, spec, Path("/tmp") / f"kwire-{folder.name}.pcapng")
+    return record(user, specs, Path("/tmp") / f"kwire-{folder.name}.pcapng")
 
 
 @pytest.mark.native  # guests try each kind of probe, below
@@ -115,17 +115,13 @@ def setting() -> Iterator[Callable[[str, int], None]]:
 @pytest.mark.guest
 @pytest.mark.needs("kprobe", "fentry")
 @pytest.mark.parametrize(
-    ("paranoid", "capabilities", "spec", "cure"),
+    ("paranoid", "capabilities", "specs", "cure"),
     [
-        (3, TRACERS, RAW, ""),
-        (3, TRACERS, "fentry:do_filp_open", ""),
-        (3, TRACERS, "fexit:do_filp_open", ""),
+        (3, TRACERS, f"{RAW} fentry:do_filp_open fexit:do_filp_open", ""),
         (3, READERS, EVENT, LEVEL),
-        (2, READERS, EVENT, ""),
+        (2, READERS, f"{EVENT} kprobe:do_filp_ope*", ""),
         (3, TRACERS, "kprobe:do_filp_open", LEVEL),
-        (2, TRACERS, "kprobe:do_filp_open", ""),
-        (2, TRACERS, "kretprobe:do_filp_open", ""),
-        (2, READERS, "kprobe:do_filp_ope*", ""),
+        (2, TRACERS, "kprobe:do_filp_open kretprobe:do_filp_open", ""),
         (3, "sys_admin", "kprobe:do_filp_open", ""),
         (2, READERS, "kprobe:c_start", HIDDEN),
         (2, f"{READERS} syslog", "kprobe:c_start", ""),
@@ -134,14 +130,14 @@ def setting() -> Iterator[Callable[[str, int], None]]:
 def test_every_kind_of_probe(
     paranoid: int,
     capabilities: str,
-    spec: str,
+    specs: str,
     cure: str,
     tmp_path: Path,
     setting: Callable[[str, int], None],
 ) -> None:
     setting("perf_event_paranoid", paranoid)
     setting("kptr_restrict", 1)
-    run = as_nobody(capabilities, spec, tmp_path)
+    run = as_nobody(capabilities, specs, tmp_path)
     if cure:
         assert run.returncode == 1
         [line] = run.stderr.splitlines()
