@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import random
 import shutil
 import subprocess
@@ -93,6 +94,45 @@ def test_a_prototype_and_its_types_are_those_of_the_source(program: Path, base: 
     assert [btf.type(btf.find(one, Kind.INT)).char for one in ("char", "unsigned char")] == [True, False]  # type: ignore[union-attr]
     assert btf.type(btf.find("colour", Kind.ENUM)).values == (("RED", -1), ("GREEN", 0), ("BLUE", 7))  # type: ignore[union-attr]
     assert btf.type(btf.find("large", Kind.ENUM64)).values[1] == ("LARGE", 1 << 32)  # type: ignore[union-attr]
+
+
+LEFT_OUT = r"""
+struct two { long a, b; };
+#define ALONE __attribute__((noinline))
+#define USED(n) __asm__ volatile("" :: "r"(n))
+ALONE static int same(int x, int k, int y) { USED(x); USED(y); return x * k + y; }
+ALONE static long part(struct two t, int n) { USED(n); return t.b + n; }
+ALONE int given(int x, int unused, int y) { USED(y); return x + y; }
+int main(int count, char **words)
+{
+    struct two two = {count, words[0][0]};
+    long sum = 0;
+    for (int i = 0; i < 3; i++)
+        sum += same(i, 7, i + 100) + part(two, i) + given(i, 5, i + 300);
+    return sum == 12345;
+}
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="what this compiler takes away here")
+def test_what_a_compiler_does_not_pass_is_no_argument(base: Btf, tmp_path: Path) -> None:
+    """A constant takes no register, and a member that stands for its structure takes another one's."""
+    if not shutil.which("gcc"):
+        pytest.skip("there is no compiler")
+    (tmp_path / "own.c").write_text(LEFT_OUT)
+    subprocess.run(["gcc", "-O2", "-g", "-o", tmp_path / "own", tmp_path / "own.c"], check=True)
+    path = str(tmp_path / "own")
+    found, kept = {}, dict[str, Any]()
+    for name, [symbol, *_] in binary(path).functions.items():
+        with contextlib.suppress(BtfLookupError):
+            btf = function_types(path, name, symbol.address, base, kept)
+            params = btf.proto(btf.find(name, Kind.FUNC)).params
+            found[name.partition(".")[0]] = [spell(btf, one.type, one.name) for one in params]
+    assert found["same"] == ["int x", "int y"]
+    assert found["part"] == []
+    assert found["given"] == ["int x", "int unused", "int y"]
+    assert found["main"] == ["int count", "char **words"]
+    assert list(kept) == [path]
 
 
 def test_members_lie_where_the_compiler_puts_them(program: Path, base: Btf, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 So whatever reads the kernel's types reads those of programs, too. Invariants: what comes out is split BTF
 behind the kernel's, which `Btf` judges like any; a file is read here only, in one go, and closed again; what
 cannot be told in BTF (a member that is static, a type of no known size) is left out or void, never wrong. Of
-a file the compilation unit of one function is read: its types, and the function's prototype.
+a file the compilation unit of one function is read: its types, and the function's prototype. A parameter that
+compilers do not pass, or otherwise than C says, is left out of it.
 
 Read by pyelftools, of the extra `symbols`; nothing here is imported before a program's types are asked for.
 Source: the DWARF standard, version 5, chapters 2 to 6; the kernel's Documentation/bpf/btf.rst.
@@ -12,6 +13,7 @@ Source: the DWARF standard, version 5, chapters 2 to 6; the kernel's Documentati
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
@@ -47,15 +49,26 @@ TYPES_MOST: Final = 50_000
 MEMBERS_MOST: Final = 0xFFFF
 """Of a structure or an enumeration: BTF counts them in 16 bits."""
 
+REGISTERS: Final = {
+    "x64": tuple(f"DW_OP_reg{number}" for number in (5, 4, 1, 2, 8, 9)),
+    "AArch64": tuple(f"DW_OP_reg{number}" for number in range(8)),
+}
+"""Those of integer arguments, in order: figure 3.36 of the System V ABI for x86-64, DWARF for AArch64."""
+
+SOMEWHERE: Final = "DW_OP_nop"
+CONSTANT: Final = ("DW_OP_lit", "DW_OP_const", "DW_OP_implicit_")
+"""What operations begin with that make a value, and read none."""
+
 PLUS_UCONST: Final = b"\x23"  # DW_OP_: so many bytes behind the beginning, as DWARF 2 says it
 
 
-def function_types(path: str, name: str, address: int, base: Btf) -> Btf:
+def function_types(path: str, name: str, address: int, base: Btf, kept: dict[str, Any] | None = None) -> Btf:
     """The types of the compilation unit of a function of a program, and its prototype as a function `name`.
     `path`: of the file that has the debugging information; `address`: the function's in it; `base`: the
-    kernel's types. Raises BtfLookupError where the file tells nothing of it.
+    kernel's types; `kept`: holds what was read of each file, for whoever asks for several functions (a large
+    unit takes seconds). Raises BtfLookupError where the file tells nothing of it.
     """
-    with _opened(path, name) as debug:
+    with _opened(path, name, kept) as debug:
         made = None if debug is None else _found(debug, address)
         if made is None:
             raise BtfLookupError(path, name, "it has no debugging information about this function")
@@ -96,7 +109,7 @@ def ready() -> bool:
 
 
 @contextmanager
-def _opened(path: str, name: str) -> Iterator[Any]:
+def _opened(path: str, name: str, kept: dict[str, Any] | None = None) -> Iterator[Any]:
     """The DWARF of a file; None where it has none. Raises BtfLookupError, whatever is wrong with it."""
     try:
         from elftools.elf.elffile import ELFFile
@@ -104,9 +117,12 @@ def _opened(path: str, name: str) -> Iterator[Any]:
         cause = "pyelftools, which reads its debugging information, is not installed"
         raise BtfLookupError(path, name, cause, INSTALL) from None
     try:
-        with open(path, "rb") as file:
-            elf = ELFFile(file)
-            yield elf.get_dwarf_info() if elf.has_dwarf_info(strict=True) else None
+        kept = {} if kept is None else kept
+        if path not in kept:
+            with open(path, "rb") as file:  # its sections are in memory then
+                elf = ELFFile(file)
+                kept[path] = elf.get_dwarf_info() if elf.has_dwarf_info(strict=True) else None
+        yield kept[path]
     except BtfLookupError:
         raise
     except Exception as error:  # the library raises whatever comes of reading what is damaged
@@ -200,7 +216,8 @@ class _Writer:
 
     def blob(self, name: str, unit: Any, function: Any) -> bytes:
         """The BTF of the types of a unit and of one of its functions."""
-        proto = self._add(self._prototype(_origin(function), list(function.iter_children())))
+        children = _passed(unit, function, "." in name)
+        proto = self._add(self._prototype(_origin(function), children))
         self._add(self._record(name, Kind.FUNC, 1, proto))
         for entry in unit.get_top_DIE().iter_children():
             if entry.tag in NAMED and _name(entry) and len(self._ids) < TYPES_MOST:
@@ -360,6 +377,69 @@ class _Writer:
         if -1 not in self._ids:
             self._ids[-1] = self._add(self._base_type("unsigned int", 4, 7))
         return self._ids[-1]
+
+
+def _passed(unit: Any, function: Any, copied: bool) -> list[Any]:
+    """What is within a function, without the parameters that are not passed as the conventions of C say.
+
+    Of a function that nobody else calls compilers take parameters away that are the same everywhere or not
+    used, and pass a member of a structure for all of it. What is away is a constant at the function's
+    beginning, or nowhere in a copy (`work.constprop.0`); of what is left the first ones are taken that are
+    in the registers of first arguments.
+    """
+    children = list(function.iter_children())
+    parameters = [child for child in children if child.tag == "DW_TAG_formal_parameter"]
+    places = {one.offset: _parts(unit, function, one, copied) for one in parameters}
+    if not copied and all(all(parts) for parts in places.values()):
+        return children
+    registers = REGISTERS.get(unit.dwarfinfo.config.machine_arch, ())
+    left = {offset: parts for offset, parts in places.items() if any(parts)}
+    first = takewhile(lambda pair: left[pair[0]] == [pair[1]], zip(left, registers, strict=False))
+    kept = {offset for offset, _ in first}
+    return [child for child in children if child.offset not in places or child.offset in kept]
+
+
+def _parts(unit: Any, function: Any, parameter: Any, copied: bool) -> list[str]:
+    """Where each part of a parameter's value is at the beginning of the function: the operation that reads
+    it, empty for a part that is not passed; one part for most. Where nothing is told, it is somewhere.
+    """
+    from elftools.dwarf.dwarf_expr import DWARFExprParser
+    from elftools.dwarf.locationlists import LocationExpr, LocationParser
+
+    if "DW_AT_const_value" in parameter.attributes:
+        return [""]
+    where = parameter.attributes.get("DW_AT_location")
+    if where is None:
+        return ["" if copied else SOMEWHERE]
+    lists = unit.dwarfinfo.location_lists()
+    told = LocationParser(lists).parse_from_attribute(where, unit["version"], parameter)
+    if not isinstance(told, LocationExpr):
+        told = _at_entry(unit, function, told)
+        if told is None:
+            return [SOMEWHERE]
+    parts, reads = list[str](), ""
+    for one in DWARFExprParser(unit.structs).parse_expr(told.loc_expr):
+        if one.op_name == "DW_OP_piece":
+            parts.append(reads)
+            reads = ""
+        elif one.op_name != "DW_OP_stack_value" and not one.op_name.startswith(CONSTANT):
+            reads = reads or one.op_name
+    return parts or [reads]
+
+
+def _at_entry(unit: Any, function: Any, told: list[Any]) -> Any:
+    """What a list of places says of the beginning of a function; None for nothing."""
+    low = _address(unit, function.attributes["DW_AT_low_pc"])
+    first = unit.get_top_DIE().attributes.get("DW_AT_low_pc")
+    start = _address(unit, first) if first is not None else 0
+    for one in told:
+        if hasattr(one, "base_address"):
+            start = one.base_address
+            continue
+        start_here = 0 if one.is_absolute else start
+        if start_here + one.begin_offset <= low < start_here + one.end_offset:
+            return one
+    return None
 
 
 def _origin(entry: Any) -> Any:

@@ -16,7 +16,7 @@ from kwire.cli import listtypes
 from kwire.cli.lines import say
 from kwire.cli.tracing import add_remote_arguments
 from kwire.errors import KwireError
-from kwire.hints import Final
+from kwire.hints import Any, Final
 from kwire.kernel import catalog, features
 from kwire.kernel.syscall import KernelError
 from kwire.kernel.targets import WILDCARD, CatalogError, Target
@@ -109,7 +109,7 @@ def _named_there(host: "Host", pattern: str) -> list[str]:
 class Listing:
     """One run of the verb: how it writes, and the kernel's types, opened when first needed."""
 
-    __slots__ = ("_debug", "_json", "_kernel", "_noted", "_pids", "_scripts", "_verbose")
+    __slots__ = ("_debug", "_json", "_kernel", "_noted", "_pids", "_read", "_scripts", "_verbose")
 
     def __init__(
         self,
@@ -127,6 +127,7 @@ class Listing:
         self._scripts = scripts
         self._pids = pids
         self._debug = debug
+        self._read: dict[str, Any] = {}  # the debugging information of programs, by the file
         self._json = json
         self._verbose = verbose
         self._kernel: Kernel | None = None
@@ -257,7 +258,7 @@ class Listing:
             from kwire.cli.signatures import signature
 
             try:
-                arguments, returns = signature(target, self._types_of_kernel, self._debug)
+                arguments, returns = signature(target, self._types_of_kernel, self._debug, self._read)
             except KwireError as error:
                 self._print(
                     record | {"unknown": error.cause}, f"{text}\n    arguments not known: {error.cause}"

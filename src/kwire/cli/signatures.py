@@ -1,7 +1,7 @@
 """The typed arguments of a probe, as C: a tracepoint's from its format, those of functions from BTF."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kwire.btf.blob import Btf
 from kwire.btf.cformat import spell
@@ -25,12 +25,15 @@ class Argument(NamedTuple):
 
 
 def signature(
-    target: Target, kernel: Callable[[], Kernel], debug: Sequence[str] = ()
+    target: Target,
+    kernel: Callable[[], Kernel],
+    debug: Sequence[str] = (),
+    kept: dict[str, Any] | None = None,
 ) -> tuple[list[Argument], Argument | None]:
     """(arguments, what a probe at the return sees as `retval`).
 
-    `kernel` is called where BTF is needed; `debug`: folders with debugging information of programs. Raises
-    KwireError where nothing is known about the arguments.
+    `kernel` is called where BTF is needed; `debug`: folders with debugging information of programs; `kept`:
+    what was read of it (`kwire.btf.dwarf`). Raises KwireError where nothing is known about the arguments.
     """
     if target.kind == "tracepoint":
         fields = tracefs.shared().format(target.group, target.name).fields
@@ -45,7 +48,7 @@ def signature(
     if KINDS[target.kind].place == "user function":
         from kwire.live.program_types import types_of
 
-        own = types_of(target, kernel(), debug)
+        own = types_of(target, kernel(), debug, kept)
         found = Function(target.name, "", own.proto(own.find(target.name, Kind.FUNC)), own)
     else:
         found = kernel().func(target.name, target.group or None)

@@ -34,7 +34,7 @@ from kwire.compile.build import (
 )
 from kwire.compile.loops import ALL, LONG, NONE, any_called, any_walked
 from kwire.errors import KwireError
-from kwire.hints import TYPE_CHECKING, NoReturn, Protocol
+from kwire.hints import TYPE_CHECKING, Any, NoReturn, Protocol
 from kwire.kernel import tracefs
 from kwire.kernel.following import programs
 from kwire.kernel.printfmt import Names, hexadecimal, tables
@@ -158,6 +158,7 @@ class Planner:
         self._events: Tracefs | None = None  # open as long as it is used, for all probes once
         self._titles: dict[str, object] = {}  # of the unit's maps, and whose they are
         self._kernel: Kernel | None = None
+        self._read: dict[str, Any] = {}  # the debugging information of programs, by the file
         self._programs: dict[Target, str] = {}  # whose types were read, and the modules that these are
         self._namespace: PidNamespace | None = None
         self._foreign_ids = ""
@@ -415,7 +416,7 @@ class Planner:
         assert self._kernel is not None
         module = self._programs.get(target)
         if module is None:
-            btf = types_of(target, self._kernel, self._scope.debug)
+            btf = types_of(target, self._kernel, self._scope.debug, self._read)
             module = self._programs[target] = self._kernel.add(btf)
         return attach_points.of_program(site, self._types.function(target.name, module), entry)
 

@@ -11,15 +11,18 @@ from collections.abc import Sequence
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.store import Kernel
+from kwire.hints import Any
 from kwire.kernel.binaries import binary, files
 from kwire.kernel.targets import CatalogError, Target
 from kwire.kernel.usersyms import debug_file
 from kwire.kinds import KINDS
 
 
-def types_of(target: Target, kernel: Kernel, folders: Sequence[str] = ()) -> Btf:
+def types_of(
+    target: Target, kernel: Kernel, folders: Sequence[str] = (), kept: dict[str, Any] | None = None
+) -> Btf:
     """The types of a function of a program, as BTF behind the kernel's; `folders`: where debugging
-    information is looked for, too. Raises BtfLookupError, ElfError.
+    information is looked for, too; `kept`: as in `function_types`. Raises BtfLookupError, ElfError.
     """
     if target.name[:1].isdigit():  # an address
         raise BtfLookupError(target.group, target.name, "only a function by its name has arguments by theirs")
@@ -29,7 +32,7 @@ def types_of(target: Target, kernel: Kernel, folders: Sequence[str] = ()) -> Btf
     from kwire.btf.dwarf import function_types
 
     path = debug_file(target.group, folders)
-    return function_types(path, target.name, symbols[0].address, kernel.vmlinux)
+    return function_types(path, target.name, symbols[0].address, kernel.vmlinux, kept)
 
 
 def at_line(
