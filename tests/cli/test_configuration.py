@@ -341,7 +341,7 @@ def test_sighup_reads_it_again(running: Any, tmp_path: Path) -> None:
 def test_a_large_file_of_certificates_is_handed_over_whole(file: Path) -> None:
     """A CA file may be that of a whole system."""
     file.write_bytes(os.urandom(300_000))
-    copy = _copy(str(file), os.geteuid(), os.getegid())
+    copy = _copy(str(file), {"user": os.geteuid(), "group": os.getegid()})
     with open(copy, "rb") as handed:
         handed.seek(0)
         assert handed.read() == file.read_bytes()

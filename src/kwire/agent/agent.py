@@ -385,10 +385,19 @@ class Trace:
 
     @property
     def losses(self) -> "Counter[int]":
-        """Events lost so far, by cause."""
-        losses = Counter(self.sink.losses)
-        losses[Cause.SPOOL] += sum(self._gone.values()) - self.sink.spool_expired
+        """Events lost so far, each by the cause that it has by now."""
+        losses = self.losses_at_first
+        losses.subtract(self.sink.moved)
+        losses[Cause.SPOOL] -= self.sink.spool_expired
         losses[Cause.EXPIRED] += self.sink.spool_expired
+        return losses
+
+    @property
+    def losses_at_first(self) -> "Counter[int]":
+        """The same, each by the cause that it was counted by first: so none of these falls."""
+        losses = Counter(self.sink.losses)
+        losses.update(self.sink.moved)
+        losses[Cause.SPOOL] += sum(self._gone.values())
         losses[Cause.CAPTURE_GONE] += self.taken_away
         return losses
 
@@ -488,6 +497,11 @@ class Agent(Courier):
         return all(trace.recorder.over for trace in self.traces)
 
     @property
+    def seconds(self) -> float:
+        """How long it has recorded, or did."""
+        return max(self.past.ended, *(one.recorder.ended for one in self.traces)) - self.recorder.began
+
+    @property
     def waiting(self) -> int:
         """Events of the recordings that are not acknowledged; known after `close`."""
         return sum(trace.waiting for trace in self.traces)
@@ -570,8 +584,10 @@ class Past:
 
     def __init__(self) -> None:
         self.events = self.recorded = self.lost = self.bytes = self.sessions = self.reconnects = 0
+        self.ended = 0.0
+        """When the last of them did, in seconds of the monotonic clock."""
         self.losses: Counter[int] = Counter()
-        self.moved: Counter[int] = Counter()
+        self.losses_at_first: Counter[int] = Counter()
         self.probes: Counter[str] = Counter()
         """Events by probe that were produced."""
         self.last: deque[dict[str, Any]] = deque(maxlen=MOST_PAST)
@@ -586,7 +602,8 @@ class Past:
         self.sessions += trace.uplink.sessions
         self.reconnects += trace.uplink.reconnects
         self.losses.update(trace.losses)
-        self.moved.update(trace.sink.moved)
+        self.losses_at_first.update(trace.losses_at_first)
+        self.ended = max(self.ended, trace.recorder.ended)
         self.last += (each := trace.each_probe())
         for one in each:
             self.probes[one["probe"]] += one["produced"]
@@ -637,7 +654,7 @@ def summary(agent: Agent) -> dict[str, Any]:
         "recovered": [before.uplink.finished for before in agent.recovered],
         "recovered_lost": sum(before.lost for before in agent.recovered),
         "probes": [*past.last, *(one for trace in traces for one in trace.each_probe())],
-        "seconds": round(agent.recorder.seconds, 3),
+        "seconds": round(agent.seconds, 3),
     }
 
 

@@ -17,7 +17,6 @@ from kwire.metrics.counted import counted
 from kwire.metrics.table import AGENT, SERVER, Sample, cause_label, labelled
 from kwire.transport.listen import Listener
 from kwire.wire.frame import MASK
-from kwire.wire.messages import Cause
 
 
 class AgentMetrics:
@@ -67,13 +66,9 @@ class AgentMetrics:
         yield Sample("kwire_events_total", past.recorded + sum(trace.recorder.events for trace in traces))
         yield Sample("kwire_bytes_total", past.bytes + sum(trace.sink.bytes for trace in traces))
         yield Sample("kwire_probes", sum(_attached(trace.recorder) for trace in traces))
-        losses = past.losses + past.moved
+        losses = Counter(past.losses_at_first)
         for trace in traces:
-            losses.update(trace.sink.losses)
-            losses.update(trace.sink.moved)
-            if isinstance(trace.hold.send_queue, Spool):
-                losses[Cause.SPOOL] += sum(trace.hold.send_queue.lost.values())
-            losses[Cause.CAPTURE_GONE] += trace.taken_away
+            losses.update(trace.losses_at_first)
         yield from labelled("kwire_lost_events_total", _named(losses))
         rooms = [trace.hold.send_queue.room for trace in traces if not trace.recorder.over]
         yield Sample("kwire_queue_free_bytes", min(rooms or [agent.first.hold.send_queue.room]))

@@ -118,6 +118,7 @@ class Grant(NamedTuple):
     traces: int
     targets: int
     slots: Slots | None = None
+    client: str = ""
 
     def same(self, other: Grant | None, listed: bool) -> bool:
         """Whether another grant allows the same; `listed`: the specs on the command line count, too."""
@@ -125,8 +126,6 @@ class Grant(NamedTuple):
             return False
         own = self._replace(slots=None, client="", listed=self.listed if listed else ())
         return own == other._replace(slots=None, client="", listed=other.listed if listed else ())
-
-    client: str = ""
 
     @property
     def send_queue(self) -> int:

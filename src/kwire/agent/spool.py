@@ -718,15 +718,23 @@ def begin_in(
     name: str = "",
 ) -> Spool:
     """A spool for a new session in a folder that was made for it; as `begin`."""
-    folder, parent = made.folder.release(), made.parent.release()
     try:
-        kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(folder), b"", name)
-        spool = Spool(made.path, folder, made.id, kept, size, memory, parent)
-        spool._claim()
-        spool._live()
+        kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(made.folder.fd), b"", name)
+        spool = Spool(made.path, made.folder.fd, made.id, kept, size, memory, made.parent.fd)
+        made.folder.release()  # they are the spool's now
+        made.parent.release()
+        try:
+            spool._claim()
+            spool._live()
+        except BaseException:
+            spool._free()
+            raise
         return spool
     except OSError as error:
         raise SpoolError("begin", f"spool {made.path}", (error.strerror or "failed").lower()) from None
+    finally:
+        made.folder.close()
+        made.parent.close()
 
 
 def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[Found]:

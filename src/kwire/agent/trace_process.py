@@ -4,28 +4,32 @@
     launcher        never reads a byte of the network; forks a trace process whenever the server asks
     trace process   reads one request, compiles, loads and attaches, becomes nobody, and then moves events
 
-Invariants: server and launcher share a socket over which only descriptors travel, and that the policy is to
-be read anew, which the launcher does by itself; server and trace process share one that carries frames
+Invariants: server and launcher share a socket over which only descriptors travel, and that a policy which was
+read anew counts from now on; the launcher is told what is in it by the process that has read it
+(`kwire.cli.rereading`), never by the server; server and trace process share one that carries frames
 (`kwire.agent.channel`); whoever sees the other end closed ends, so nothing outlives the server; the policy is
 asked in the trace process too; a trace process never waits for the server once it traces: what finds no room
 is counted LOST.
 """
 
 import contextlib
+import json
 import os
+import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from kwire.agent import confinement, requests
+from kwire.agent import confinement, policy, requests
 from kwire.agent.channel import Channel
 from kwire.agent.policy import MOST, Policy
 from kwire.agent.recording import Recording
 from kwire.agent.source import SourceSink
 from kwire.agent.throttle import Throttle
 from kwire.errors import KwireError
+from kwire.live import handing
 from kwire.live.ground import Ground
 from kwire.live.recorder import Recorder
 from kwire.transport.bind import remove_stale
@@ -33,8 +37,8 @@ from kwire.transport.loop import READ, WRITE, Loop
 from kwire.view.text import safe
 from kwire.wire.frame import Type
 
-REREAD: Final = b"r"
-"""What the launcher is told when its policy is to be read anew."""
+POLICY: Final = b"p"
+"""What the launcher is told when the policy that was read last counts."""
 
 
 class Launcher:
@@ -42,17 +46,24 @@ class Launcher:
 
     __slots__ = ("_control", "pid")
 
-    def __init__(self, policy: Policy, path: str = "", reread: "Callable[[], Policy] | None" = None) -> None:
-        """Fork the launcher, for clients that `policy` knows; call it before the network is touched.
+    def __init__(
+        self,
+        rules: Policy,
+        path: str = "",
+        policies: socket.socket | None = None,
+        others: Sequence[socket.socket] = (),
+    ) -> None:
+        """Fork the launcher, for clients that `rules` know; call it before the network is touched.
 
         `path`: of the Unix socket that the server listens on, which it removes when the server has gone;
-        `reread`: gives the policy anew.
+        `policies`: over which it is told what is read anew; `others`: what of ours it has nothing to do with.
         """
         self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            self._control.close()
-            _launch(other, policy, path, reread)
+            for one in (self._control, *others):
+                one.close()
+            _launch(other, rules, path, policies)
         other.close()
         self._control.setblocking(False)
 
@@ -81,10 +92,10 @@ class Launcher:
         ours.setblocking(False)
         return ours
 
-    def reread(self) -> None:
-        """Have it read the policy anew: it counts for what is asked from then on."""
+    def change(self) -> None:
+        """Have the policy that was read last count for what is asked from now on."""
         with contextlib.suppress(OSError):  # it has ended, which is told
-            self._control.send(REREAD)
+            self._control.send(POLICY)
 
     def close(self) -> None:
         """End the launcher."""
@@ -92,7 +103,7 @@ class Launcher:
         os.waitpid(self.pid, 0)
 
 
-def _launch(control: socket.socket, policy: Policy, path: str, reread: "Callable[[], Policy] | None") -> None:
+def _launch(control: socket.socket, rules: Policy, path: str, policies: socket.socket | None) -> None:
     """The launcher's life. Never returns."""
     status = 1
     server = os.getppid()
@@ -101,17 +112,26 @@ def _launch(control: socket.socket, policy: Policy, path: str, reread: "Callable
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the trace processes
+        newest: Policy | None = None
         while True:
+            select.select([one for one in (control, policies) if one is not None], (), ())
+            while policies is not None and select.select([policies], (), (), 0)[0]:
+                told = handing.receive(policies)
+                if told is None:
+                    policies.close()
+                    policies = None
+                else:
+                    newest = policy.rules(*json.loads(told[0]))
+            if not select.select([control], (), (), 0)[0]:
+                continue
             data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
             if not data:
                 break
-            if data == REREAD and reread is not None:
-                with contextlib.suppress(KwireError):  # then the one before counts; whoever asked is told
-                    new = reread()
-                    new.follow(policy)
-                    policy = new
+            if data == POLICY and newest is not None:
+                newest.follow(rules)
+                rules, newest = newest, None
             for descriptor in descriptors:
-                _fork(control, socket.socket(fileno=descriptor), policy, server)
+                _fork((control, policies), socket.socket(fileno=descriptor), rules, server)
         if path:
             remove_stale(path)
         status = 0
@@ -119,14 +139,18 @@ def _launch(control: socket.socket, policy: Policy, path: str, reread: "Callable
         os._exit(status)
 
 
-def _fork(control: socket.socket, channel: socket.socket, policy: Policy, server: int) -> None:
-    """Have a trace process serve `channel`; where there can be no more processes, the server is told so."""
+def _fork(own: Sequence[socket.socket | None], channel: socket.socket, rules: Policy, server: int) -> None:
+    """Have a trace process, which has nothing of the launcher's `own`, serve `channel`; where there can be no
+    more processes, the server is told so.
+    """
     with channel:
         try:
             if os.fork() == 0:
-                control.close()
+                for one in own:
+                    if one is not None:
+                        one.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                work(channel, policy, server)
+                work(channel, rules, server)
         except OSError as error:
             told = Channel(channel)
             told.tell(Type.REPLY, requests.failed(_unstartable(error)))
@@ -139,11 +163,11 @@ def _unstartable(error: OSError) -> KwireError:
     return KwireError("start", "a tracer", cause, "wait for other traces to end, or allow the agent more")
 
 
-def work(channel: socket.socket, policy: Policy, server: int) -> None:
+def work(channel: socket.socket, rules: Policy, server: int) -> None:
     """A trace process's life. `server`: the process that talks to the network. Never returns."""
     status = 1
     try:
-        _TraceProcess(channel, server).run(policy)
+        _TraceProcess(channel, server).run(rules)
         status = 0
     except (BrokenPipeError, ConnectionResetError):
         pass  # the server has gone
@@ -165,11 +189,11 @@ class _TraceProcess:
         self.sink: SourceSink | None = None
         self.ended = False
 
-    def run(self, policy: Policy) -> None:
+    def run(self, rules: Policy) -> None:
         """Do what the request asks for."""
         request = self.channel.wait()[1]
         try:
-            grant = policy.grant(request["identity"], request["address"])
+            grant = rules.grant(request["identity"], request["address"])
             if grant is None:
                 raise KwireError("serve", request["address"], "the agent's policy does not know it")
             grant = grant._replace(client=request["identity"] or request["host"])

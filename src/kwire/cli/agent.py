@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kwire.agent import confinement
@@ -200,11 +201,9 @@ def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None"
     from kwire.transport.listen import listen
     from kwire.transport.loop import READ
 
-    def read(args: argparse.Namespace) -> policy.Policy:
-        return policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
-
-    rules = read(args)
-    launcher = Launcher(rules, address.path, (lambda: read(args.reread()[0])) if reader else None)
+    rules = policy.load(args.policy, args.probes) if args.policy else policy.Policy(args.probes)
+    launch = partial(Launcher, rules, address.path)
+    launcher = launch() if reader is None else reader.launched(launch)
     try:
         line = _line(args, address, Settings(memory=args.memory))
         loop = line.loop
@@ -246,7 +245,7 @@ def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None"
             from kwire.cli.rereading import Renewal
 
             def change(new: policy.Policy) -> str:
-                launcher.reread()
+                launcher.change()
                 return server.change(new)
 
             reader.serve(loop, Renewal(listener.renew, policy=change))
@@ -298,6 +297,8 @@ def _rereading(args: argparse.Namespace, address: "Address | BrokerAddress") -> 
         return
     from kwire.cli.rereading import Rereader
 
+    if "-" in args.probes:
+        probes.text_of("-")  # before the reader begins, which has no standard input
     listens = args.listen is not None
     check = _listening if listens else _connecting
     reader = Rereader(args, listens=listens, kind=address.kind, check=check)

@@ -6,6 +6,7 @@ its file and whatever stands beside it; the filter is of all parts but scripts.
 """
 
 import argparse
+import ast
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kwire.cli import probes
 from kwire.errors import KwireError
+from kwire.lang.forms import Form
 
 if TYPE_CHECKING:
     from kwire.lang import tree
@@ -49,7 +51,7 @@ def parts(args: argparse.Namespace) -> Parts:
             found.append((name, _key("spec", name, args.filter)))
             continue
         texts, read = probes.written_in(name), probes.read([name])
-        said = [_said(one) for one in texts] if texts is not None else [repr(one) for one in read]
+        said = [_said(one) for one in texts] if texts is not None else [_meant(one) for one in read]
         shared = _shared(texts) if texts is not None else [0] * len(read)
         together = [[said[at] for at, other in enumerate(shared) if other == group] for group in shared]
         found += [(probe, _key("function", name, together[at], args.filter)) for at, probe in enumerate(read)]
@@ -62,10 +64,25 @@ def _key(*what: Any) -> str:
     return hashlib.blake2b(json.dumps(what).encode(), digest_size=12).hexdigest()
 
 
-def _said(one: dict[str, Any]) -> Any:
-    """What a function says, but for where it stands in its file."""
-    text = "".join(one["text"]).strip()
-    return json.dumps({**one, "file": "", "text": text}, sort_keys=True)
+def _said(one: dict[str, Any]) -> str:
+    """What a function says, and those that it calls: without comments, and wherever each of them stands."""
+    functions = sorted(map(ast.dump, ast.parse("".join(one["text"])).body))
+    return json.dumps({**one, "file": "", "text": functions}, sort_keys=True)
+
+
+def _meant(value: Any) -> str:
+    """The same of one that calls functions of other files: its tree, without places and texts."""
+    from kwire.lang.tree import MapDeclaration, Source, Span
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Span | Source):
+            return None
+        if isinstance(value, MapDeclaration):
+            value = value.replace(owner=None)
+        parts = value.contents() if isinstance(value, Form) else value
+        return [type(value).__name__, *map(plain, parts)] if isinstance(parts, tuple) else repr(value)
+
+    return json.dumps(plain(value))
 
 
 def _shared(texts: Sequence[dict[str, Any]]) -> list[int]:

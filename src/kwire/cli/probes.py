@@ -118,11 +118,20 @@ def _without(name: str) -> KwireError:
     return KwireError("trace", name, "there is no probe in it", 'write functions under @kwire.kprobe("...")')
 
 
+_standard_input: str | None = None  # once it was read: nobody can read it twice
+
+
 def text_of(name: str) -> str:
-    """The text of a file. Raises KwireError."""
+    """The text of a file; that of standard input is the same each time. Raises KwireError."""
+    global _standard_input
     try:
-        with open(sys.stdin.fileno() if name == "-" else name, encoding="utf-8", closefd=name != "-") as file:
-            return file.read(MAX_FILE)
+        if name != "-":
+            with open(name, encoding="utf-8") as file:
+                return file.read(MAX_FILE)
+        if _standard_input is None:
+            with open(sys.stdin.fileno(), encoding="utf-8", closefd=False) as file:
+                _standard_input = file.read(MAX_FILE)
+        return _standard_input
     except OSError as error:
         raise KwireError("read", name, (error.strerror or str(error)).lower()) from None
     except UnicodeDecodeError as error:

@@ -6,7 +6,11 @@ socket, reads nothing but that and files, and ends with the agent; each reading 
 that what the compiler takes is given back. What it reads is judged there, so that what is wrong is told as
 text and nothing changes; certificates come as files in memory that the agent's user alone may read, probes as
 the descriptors of a trace (`kwire.live.handing`). It believes the agent what it has and whose processes it
-traces, and takes what is attached from the configuration alone. Only one question is under way.
+traces, and takes what is attached from the configuration alone. Only one question is under way, and what was
+read is taken whole or not at all.
+
+    question  {"user": …, "group": …, "keys": […], "scope": […], "command": …}      the map of tasks
+    answer    {"late": […], "certificates": 3, "keys": […], …} NUL the trace        certificates, the trace's
 """
 
 import contextlib
@@ -15,12 +19,13 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 
 from kwire.cli.lines import say
 from kwire.cli.network import tls_options
 from kwire.errors import KwireError
+from kwire.live import handing
 from kwire.transport.loop import READ, Loop
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     import ssl
 
     from kwire.agent.policy import Policy
+    from kwire.agent.trace_process import Launcher
     from kwire.broker.address import Login
     from kwire.cli.parts import Parts
     from kwire.live.plan import Plan, Scope
@@ -45,12 +51,6 @@ POLICY: Final = frozenset({"probes", "policy"})
 
 PROBES: Final = frozenset({"probes", "filter"})
 """The same of one that records."""
-
-MOST: Final = 1 << 16
-"""Bytes of an answer."""
-
-TOGETHER: Final = 200
-"""Descriptors that travel with one message: the kernel takes 253."""
 
 
 class Changeable(Protocol):
@@ -97,9 +97,28 @@ class Rereader:
         self._asking = self._again = False
         self._held: object = None
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._policies: socket.socket | None = None
+        told: socket.socket | None = None
+        if listens:
+            self._policies, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
-            self._work(theirs)
-        theirs.close()
+            self._work(theirs, told)
+        for other in (theirs, told):
+            if other is not None:
+                other.close()
+
+    def launched(
+        self, start: "Callable[[socket.socket | None, Sequence[socket.socket]], Launcher]"
+    ) -> "Launcher":
+        """What `start` gives: a launcher, whose process is told by the socket what policies are read, and
+        closes the others.
+        """
+        policies, self._policies = self._policies, None
+        try:
+            return start(policies, [self._ours])
+        finally:
+            if policies is not None:
+                policies.close()
 
     def serve(self, loop: Loop, renewal: Renewal) -> None:
         """Read anew on SIGHUP."""
@@ -121,12 +140,16 @@ class Rereader:
             more, files = self._renewal.probes.question
             question |= more
         with contextlib.suppress(OSError):  # it is gone, which was said
-            socket.send_fds(self._ours, [json.dumps(question).encode()], files)
+            handing.send(self._ours, json.dumps(question).encode(), files)
             self._asking = True
 
     def _take(self) -> None:
-        data, files, _, _ = socket.recv_fds(self._ours, MOST, TOGETHER)
-        if not data:
+        failed: KwireError | None = None
+        try:
+            answer = handing.receive(self._ours)
+        except handing.TooManyFilesError as error:
+            answer, failed = (b"", []), error
+        if answer is None:
             ended = "the process that reads the configuration has ended"
             say(f"{ended}: restart the agent to change anything", "failure")
             if self._loop is not None:
@@ -134,15 +157,19 @@ class Rereader:
             self._ours.close()
             return
         self._asking = False
+        text, _, data = answer[0].partition(b"\0")
+        files = answer[1]
         try:
-            told: dict[str, Any] = json.loads(data)
-            done = self._change(told, files)
+            if failed is not None:
+                raise failed
+            told: dict[str, Any] = json.loads(text)
+            done = self._change(told, data, files)
         except (KwireError, _Unchanged) as error:
             say(f"{error}; what was configured before stays in force", "configuration")
         else:
             late = ", ".join(told["late"])
-            text = f"{self._args.config} is read again{done}"
-            say(f"{text}; restart for the new {late}" if late else text)
+            line = f"{self._args.config} is read again{done}"
+            say(f"{line}; restart for the new {late}" if late else line)
         finally:
             for file in files:
                 os.close(file)
@@ -150,58 +177,42 @@ class Rereader:
             self._again = False
             self._ask()
 
-    def _change(self, told: dict[str, Any], files: list[int]) -> str:
-        """Take what was read; what was done, in words."""
+    def _change(self, told: dict[str, Any], data: bytes, files: list[int]) -> str:
+        """Take what was read, `data` and descriptors of a trace among it; what was done, in words. All that
+        can go wrong does before anything is changed. Takes the files that others own from now on.
+        """
         if "error" in told:
             raise _Unchanged(told["error"])
-        done, renewal = "", self._renewal
-        changed = ""
-        attached = self._attached(told["descriptors"]) if "descriptors" in told else []
-        if renewal.probes is not None and "keys" in told:
-            data = b""
-            if attached:
-                with open(attached[0], "rb", closefd=True) as file:
-                    file.seek(0)
-                    data = file.read()
-            changed = renewal.probes.take(told, data, attached[1:])
+        renewal = self._renewal
+        certificates = files[: told.get("certificates", 0)]
+        renew, done = self._renewed(told, [f"/proc/self/fd/{file}" for file in certificates])
+        new = None
         if renewal.policy is not None:
             from kwire.agent import policy
 
-            with open(files.pop(), "rb") as file:
-                file.seek(0)
-                top, path, listed = json.loads(file.read())
-            changed = renewal.policy(policy.rules(top, path, listed, places=False))
-        paths = [f"/proc/self/fd/{file}" for file in files]
+            new = policy.rules(*told["policy"], places=False)
+        changed = ""
+        if renewal.probes is not None and "keys" in told:
+            attached = files[len(certificates) :]
+            del files[len(certificates) :]
+            changed = renewal.probes.take(told, data, attached)
+        if renewal.policy is not None and new is not None:
+            changed = renewal.policy(new)
+        renew()
+        return done + changed
+
+    def _renewed(self, told: dict[str, Any], paths: list[str]) -> tuple[Callable[[], None], str]:
+        """What puts certificates and secrets in their places, and words for it. Raises KwireError."""
         if "login" in told:
             from kwire.broker.address import Login, tls_context
 
-            login = Login(**told["login"])
             context = tls_context(*paths, *[""] * (3 - len(paths))) if paths else None
-            renewal.login(login._replace(tls=context))
-            done += ", secrets too"
-        elif files:
-            renewal.context(self._context(*paths))
-            done += ", certificates too"
-        return done + changed
-
-    def _attached(self, count: int) -> list[int]:
-        """The descriptors that follow an answer."""
-        found: list[int] = []
-        failed = ""
-        for _ in range(-(-count // TOGETHER)):
-            data, files, flags, _ = socket.recv_fds(self._ours, MOST, TOGETHER)
-            found += files
-            if flags & socket.MSG_CTRUNC:  # the others come without us, or they would be taken for answers
-                failed = "too many files are open: change fewer probes at once, or allow more (ulimit -n)"
-            elif not files:
-                told = json.loads(data) if data else {"error": "the process that attaches probes has ended"}
-                failed = failed or told["error"]
-                break
-        if failed:
-            for file in found:
-                os.close(file)
-            raise _Unchanged(failed)
-        return found
+            login = Login(**told["login"])._replace(tls=context)
+            return lambda: self._renewal.login(login), ", secrets too"
+        if paths:
+            shown = self._context(*paths)
+            return lambda: self._renewal.context(shown), ", certificates too"
+        return lambda: None, ""
 
     def _context(self, cert: str, key: str, ca: str) -> "ssl.SSLContext":
         from kwire.transport.tls import TlsOptions, client_context, server_context
@@ -210,52 +221,62 @@ class Rereader:
 
     # ------------------------------------------------------------------ the process
 
-    def _work(self, asked: socket.socket) -> NoReturn:
+    def _work(self, asked: socket.socket, policies: socket.socket | None) -> NoReturn:
         """Answer until nobody can ask any more."""
         status = 1
         try:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            own = asked.fileno()
-            os.closerange(0, own)
-            os.closerange(own + 1, os.sysconf("SC_OPEN_MAX"))
-            while True:
-                words, files, _, _ = socket.recv_fds(asked, MOST, 1)
-                if not words:
-                    break
+            low = -1
+            for own in sorted(one.fileno() for one in (asked, policies) if one is not None):
+                os.closerange(low + 1, own)
+                low = own
+            os.closerange(low + 1, os.sysconf("SC_OPEN_MAX"))
+            while (question := handing.receive(asked)) is not None:
+                words, files = question
                 child = os.fork()
                 if child == 0:
-                    self._answer(asked, json.loads(words), files)
+                    self._answer(asked, policies, json.loads(words), files)
                 for file in files:
                     os.close(file)
                 _, ended = os.waitpid(child, 0)
                 if ended:
-                    asked.send(json.dumps({"error": "the process that reads it has failed"}).encode())
+                    handing.send(
+                        asked, json.dumps({"error": "the process that reads it has failed"}).encode()
+                    )
             status = 0
         except BaseException:
             os._exit(status)
         os._exit(status)
 
-    def _answer(self, asked: socket.socket, question: dict[str, Any], given: list[int]) -> NoReturn:
-        """Read all anew, say what came of it, and end."""
+    def _answer(
+        self,
+        asked: socket.socket,
+        policies: socket.socket | None,
+        question: dict[str, Any],
+        given: list[int],
+    ) -> NoReturn:
+        """Read all anew, say what came of it, and end. Who launches traces is told of a policy first, so that
+        it knows the one that the agent goes by.
+        """
         status = 1
         try:
-            told, files, attached = self._read(question, given)
-            socket.send_fds(asked, [json.dumps(told).encode()[:MOST]], files)
-            for at in range(0, len(attached), TOGETHER):
-                socket.send_fds(asked, [b"more"], attached[at : at + TOGETHER])
+            told, data, files = self._read(question, given)
+            if policies is not None and "policy" in told:
+                with contextlib.suppress(OSError):  # it is gone, which is told
+                    handing.send(policies, json.dumps(told["policy"]).encode())
+            handing.send(asked, json.dumps(told).encode() + b"\0" + data, files)
             status = 0
         finally:
             os._exit(status)
 
-    def _read(
-        self, question: dict[str, Any], given: list[int]
-    ) -> tuple[dict[str, Any], list[int], list[int]]:
-        """What changed, the certificates, and the descriptors of what is attached; or what is wrong."""
+    def _read(self, question: dict[str, Any], given: list[int]) -> tuple[dict[str, Any], bytes, list[int]]:
+        """What changed; what is attached; the certificates, and what is attached, as descriptors. Or what is
+        wrong.
+        """
         files: list[int] = []
         try:
             new, changed = self._args.reread()
-            user = question["user"], question["group"]
             at_once: frozenset[str] = frozenset()
             told: dict[str, Any] = {}
             if self._kind == "tls":
@@ -264,7 +285,7 @@ class Rereader:
                 at_once = TLS
                 options = complete(tls_options(new))
                 self._context(*options)
-                files = [_copy(path, *user) for path in options]
+                files = [_copy(path, question) for path in options]
             elif self._kind == "nats":
                 from kwire.cli.network import loaded_login
 
@@ -273,30 +294,35 @@ class Rereader:
                 told["login"] = login._replace(tls=None)._asdict()
                 if login.tls is not None:
                     paths = (new.tls_ca, *filter(None, (new.tls_cert, new.tls_key)))
-                    files = [_copy(path, *user) for path in paths]
-            attached: list[int] = []
+                    files = [_copy(path, question) for path in paths]
+            told["certificates"] = len(files)
+            data = b""
             if self._listens:
                 from kwire.agent import policy
 
                 at_once |= POLICY
                 self._check(new)
-                top = policy.read_file(new.policy) if new.policy else {}
-                policy.rules(top, new.policy or "", new.probes)
-                files.append(_memory(json.dumps([top, new.policy or "", new.probes]).encode(), *user))
+                told["policy"] = (
+                    policy.read_file(new.policy) if new.policy else {},
+                    new.policy or "",
+                    new.probes,
+                )
+                policy.rules(*told["policy"])
             elif "keys" in question:
                 at_once |= PROBES
-                more, attached = self._attach(new, question, given)
+                more, data, attached = self._attach(new, question, given)
                 told |= more
+                files = files + attached
             told["late"] = [key for key in changed if key not in at_once]
-            return told, files, attached
+            return told, data, files
         except Exception as error:
             for file in files:
                 os.close(file)
-            return {"error": str(error)}, [], []
+            return {"error": str(error)}, b"", []
 
     def _attach(
         self, new: "argparse.Namespace", question: dict[str, Any], given: list[int]
-    ) -> tuple[dict[str, Any], list[int]]:
+    ) -> tuple[dict[str, Any], bytes, list[int]]:
         """Attach what is asked for now and was not before. Raises KwireError."""
         from kwire.cli.parts import check_changeable, parts
 
@@ -305,17 +331,16 @@ class Rereader:
         found = parts(new)
         added = found.only(set(found.keys) - set(question["keys"]))
         if not added.keys and set(question["keys"]) <= set(found.keys):
-            return {}, []
+            return {}, b"", []
         check_changeable(self._args)
         told = {"keys": list(found.keys), "added": list(added.keys)}
         if not added.keys:
-            return told, []
+            return told, b"", []
         from kwire.agent.spool import make_folder
         from kwire.cli.tracing import allow_descriptors
         from kwire.kernel.maps import Map
         from kwire.kernel.tasks import TASKS
         from kwire.live.ground import Ground
-        from kwire.live.handing import check, handed
         from kwire.live.plan import Scope
         from kwire.live.recorder import complete
         from kwire.live.tracer import Tracer
@@ -326,16 +351,14 @@ class Rereader:
         if follow is not (known is not None):
             raise KwireError("change", "probes", "the processes that are traced are not known", "restart it")
         plan = _plan(new, added, Scope(follow, main, tuple(without), tuple(pids)), question["command"])
-        check(plan)
+        handing.check(plan)
         plan = plan._replace(following=(), schemas=complete(plan.schemas))
         tracer = Tracer(plan, ground=Ground(self._args.buffer, known=known))
         tracer.attach()
         spool = self._args.spool
         folder = make_folder(spool, (question["user"], question["group"])) if spool else None
-        data, descriptors = handed(tracer, folder)
         self._held = tracer, folder  # whose descriptors are sent
-        memory = _memory(data, question["user"], question["group"])
-        return {**told, "descriptors": 1 + len(descriptors)}, [memory, *descriptors]
+        return told, *handing.handed(tracer, folder)
 
 
 def _plan(args: "argparse.Namespace", parts: "Parts", scope: "Scope", command: int) -> "Plan":
@@ -354,24 +377,12 @@ class _Unchanged(Exception):  # noqa: N818  # it is told, and no error of ours
     """What is wrong with what was read."""
 
 
-def _copy(path: str, user: int, group: int) -> int:
-    """A file in memory with what a file has, for one user alone."""
+def _copy(path: str, question: Mapping[str, Any]) -> int:
+    """A file in memory with what a file has, which is for the user who asks alone."""
     copy = os.memfd_create("kwire", os.MFD_CLOEXEC)
     with open(path, "rb") as file, open(copy, "wb", closefd=False) as out:
         shutil.copyfileobj(file, out)
-    return _given(copy, user, group)
-
-
-def _memory(data: bytes, user: int, group: int) -> int:
-    """A file in memory, for one user alone."""
-    memory = os.memfd_create("kwire", os.MFD_CLOEXEC)
-    with open(memory, "wb", closefd=False) as out:
-        out.write(data)
-    return _given(memory, user, group)
-
-
-def _given(file: int, user: int, group: int) -> int:
-    os.fchmod(file, 0o400)
-    if (user, group) != (os.geteuid(), os.getegid()):
-        os.fchown(file, user, group)
-    return file
+    os.fchmod(copy, 0o400)
+    if (user := (question["user"], question["group"])) != (os.geteuid(), os.getegid()):
+        os.fchown(copy, *user)
+    return copy

@@ -1,16 +1,22 @@
 """A trace that one process attaches and another one goes on with.
 
     data, descriptors = handed(tracer, more)       # in a process that may load programs and attach them
-    tracer, more = taken(data, descriptors)        # in one that may not; the descriptors have travelled
+    send(socket, data, descriptors)
+    data, descriptors = receive(socket)            # in one that may not
+    tracer, more = taken(data, descriptors)
 
 What a trace is hangs on descriptors: maps, programs, links, events. They travel; the rest is told in bytes.
 Invariants: nothing fires twice and nothing is lost by it: rings and counters are memory of the kernel's, and
 nobody reads them before they are taken; whoever takes it owns all of it, and closes all where it cannot be
-taken. The bytes are believed: they come from a process that has more privileges than who takes them.
+taken. The bytes are believed: they come from a process that has more privileges than who takes them. A
+message comes whole, of any size and with any number of descriptors, or not at all.
 """
 
 import io
+import os
 import pickle
+import socket
+import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,6 +26,59 @@ from kwire.live.plan import Plan
 from kwire.live.tracer import Attached, Tracer
 
 PROTOCOL: Final = 5
+
+_PACKET: Final = 1 << 15
+"""Bytes of a message that travel together: no socket's buffer is smaller."""
+
+_TOGETHER: Final = 200
+"""Descriptors that travel together: the kernel takes 253."""
+
+_HEAD: Final = struct.Struct("=cQI")  # a message begins: how long it is, how many descriptors it has
+_BEGINS, _GOES_ON = b"h", b"p"
+
+
+class TooManyFilesError(KwireError):
+    """A message has come whose descriptors found no place."""
+
+
+def send(connection: socket.socket, data: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send a message over a socket that keeps packets apart (SOCK_SEQPACKET). Raises OSError."""
+    connection.send(_HEAD.pack(_BEGINS, len(data), len(descriptors)))
+    for at in range(_packets(len(data), len(descriptors))):
+        part = _GOES_ON + data[at * _PACKET : (at + 1) * _PACKET]
+        socket.send_fds(connection, [part], descriptors[at * _TOGETHER : (at + 1) * _TOGETHER])
+
+
+def receive(connection: socket.socket) -> tuple[bytes, list[int]] | None:
+    """The next message, and its descriptors; None where the other side has gone. One whose sender died is
+    passed over. Raises TooManyFilesError where descriptors find no place: the message is gone then.
+    """
+    head = connection.recv(_HEAD.size)
+    while head:
+        _, size, count = _HEAD.unpack(head)
+        data, found, cut = bytearray(), list[int](), False
+        head = b""
+        for _ in range(_packets(size, count)):
+            packet, files, flags, _ = socket.recv_fds(connection, 1 + _PACKET, _TOGETHER)
+            found += files
+            cut |= bool(flags & socket.MSG_CTRUNC)
+            if packet[:1] != _GOES_ON:
+                head = packet  # another message begins, or there is none
+                break
+            data += packet[1:]
+        else:
+            if not cut:
+                return bytes(data), found
+        for file in found:
+            os.close(file)
+        if cut and not head:
+            cure = "change fewer probes at once, or allow more (ulimit -n)"
+            raise TooManyFilesError("take", "what was read", "too many files are open", cure)
+    return None
+
+
+def _packets(size: int, count: int) -> int:
+    return max(-(-size // _PACKET), -(-count // _TOGETHER))
 
 
 def check(plan: Plan) -> None:

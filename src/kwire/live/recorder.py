@@ -360,7 +360,17 @@ class Recorder:
     @property
     def seconds(self) -> float:
         """How long it has taken, or took."""
-        return (self._stopped if self.over else time.monotonic()) - self._started
+        return self.ended - self.began
+
+    @property
+    def began(self) -> float:
+        """When `start` was called, in seconds of the monotonic clock."""
+        return self._started
+
+    @property
+    def ended(self) -> float:
+        """When it ended; now, while it has not."""
+        return self._stopped if self.over else time.monotonic()
 
     @property
     def map_schemas(self) -> tuple[Schema, ...]:
