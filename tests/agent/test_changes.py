@@ -14,17 +14,37 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from brokers import Server, free_ports, init, needed
+from waiting import PATIENCE, until
 
+LIMITED = ["sh", "-c", 'ulimit -n "$0"; exec "$@"']
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 STAYS = "tracepoint:syscalls:sys_enter_getppid"
 GOES = "tracepoint:syscalls:sys_enter_getuid"
 COMES = "tracepoint:syscalls:sys_enter_getgid"
+CALLS = [
+    *("open", "openat", "close", "read", "write", "lseek", "mmap", "mprotect", "munmap", "brk", "ioctl"),
+    *(
+        "access",
+        "pipe",
+        "dup",
+        "dup2",
+        "nanosleep",
+        "alarm",
+        "fork",
+        "vfork",
+        "execve",
+        "exit",
+        "wait4",
+        "kill",
+    ),
+    *("semget", "shmget", "fcntl", "flock", "fsync", "truncate", "ftruncate", "getcwd", "chdir", "rename"),
+]
 LOAD = r"""
 import os, subprocess, sys
 child = None
@@ -43,13 +63,6 @@ for line in sys.stdin:
 """
 
 pytestmark = [pytest.mark.live, pytest.mark.native]
-
-
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 class Load:
@@ -97,12 +110,22 @@ class Load:
 class Verb:
     """A running `kwire`: what it says goes to a file, its summary is the last line of standard output."""
 
-    def __init__(self, path: Path, *arguments: str) -> None:
+    def __init__(self, path: Path, *arguments: str, said: str | None = None, limit: int = 0) -> None:
         self.said = path / f"{arguments[0]}-{time.monotonic_ns()}.stderr"
         with self.said.open("w") as stderr:
             self.process = subprocess.Popen(
-                [*KWIRE, *arguments, "--json"], stdout=subprocess.PIPE, stderr=stderr, text=True, cwd=path
+                [*([*LIMITED, str(limit)] if limit else ()), *KWIRE, *arguments, "--json"],
+                stdin=None if said is None else subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                cwd=path,
             )
+        if said is not None:
+            assert self.process.stdin
+            self.process.stdin.write(said)
+            self.process.stdin.close()
+            self.process.stdin = None
 
     @property
     def errors(self) -> str:
@@ -156,9 +179,9 @@ class World:
         until(lambda: re.search("collecting at|is connected", collector.errors))
         return collector
 
-    def agent(self) -> Verb:
-        """An agent that traces."""
-        agent = Verb(self.path, "agent", "--config", str(self.file))
+    def agent(self, *more: str, said: str | None = None, limit: int = 0) -> Verb:
+        """An agent that traces. `said`: to its standard input; `limit`: of open files."""
+        agent = Verb(self.path, "agent", "--config", str(self.file), *more, said=said, limit=limit)
         self.verbs.append(agent)
         status = Path(f"/proc/{agent.process.pid}/status")
         until(lambda: agent.ended or "NoNewPrivs:\t1" in status.read_text())
@@ -418,3 +441,76 @@ def test_what_has_ended_is_not_changed(world: World) -> None:
     assert agent.process.wait(60) == 0
     collector.end()
     assert world.stored() == {"getppid": 0}
+
+
+def test_what_ends_a_recording_ends_one_of_which_no_probe_is_left(world: World) -> None:
+    """Its processes, or its time: it is the first one that knows them."""
+    world.write(GOES)
+    collector, agent = world.collect(), world.agent()
+    world.load.call("getuid")
+    world.write(COMES)
+    assert "1 new probe, 1 probe taken away\n" in agent.hup()
+    world.load.call("getuid", "getgid")
+    world.load.close()
+    output, _ = agent.process.communicate(timeout=PATIENCE)
+    assert agent.process.returncode == 0, agent.errors
+    assert json.loads(output)["lost"] == 0
+    collector.end()
+    assert world.stored() == {"getuid": 1000, "getgid": 1000}
+
+
+def test_it_has_recorded_as_long_as_the_last_of_its_recordings(world: World) -> None:
+    """Though the first one has ended, as a change left nothing of it."""
+    mine = f"{{pid == {world.load.process.pid}}}"
+    world.write(GOES + mine, pids=[])
+    collector, agent = world.collect(), world.agent()
+    world.write(COMES + mine, pids=[])
+    assert "1 new probe, 1 probe taken away\n" in agent.hup()
+    changed = time.monotonic()
+    world.load.call("getgid")
+    until(lambda: time.monotonic() > changed + 1)
+    told = agent.end()
+    collector.end()
+    assert told["seconds"] > 1
+    assert world.stored() == {"getuid": 0, "getgid": 1000}
+
+
+def test_too_many_open_files_leave_all_as_it_is(world: World) -> None:
+    """Where the process that reads has room for what it attaches, and the agent has not."""
+    others = [f"tracepoint:syscalls:sys_exit_{name}" for name in CALLS]
+    world.write(STAYS)
+    collector, agent = world.collect(), world.agent(limit=90)
+    until(lambda: "takes what is recorded" in agent.errors)
+    world.load.flood("getppid")
+    said = ""
+    for number in range(len(others), 0, -4):
+        world.write(STAYS, COMES, *others[:number])
+        said = agent.hup()
+        assert "stays in force" in said
+        if "take what was read" in said:
+            break
+    cure = "too many files are open; change fewer probes at once, or allow more (ulimit -n)"
+    assert cure in said
+    world.load.pause()
+    world.load.call("getgid")
+    world.load.flood("getppid")
+    world.write(STAYS, COMES)
+    assert "is read again, 1 new probe\n" in agent.hup()
+    world.load.pause()
+    world.load.call("getgid")
+    assert agent.end()["lost"] == 0
+    collector.end()
+    assert world.stored() == {"getppid": world.load.calls["getppid"], "getgid": 1000}
+
+
+def test_standard_input_is_the_same_when_it_is_read_again(world: World) -> None:
+    world.write()
+    world.file.write_text(world.file.read_text().replace("probes = []\n", ""))
+    collector = world.collect()
+    agent = world.agent("-", said=FILE.format(between="", what=""))
+    world.load.call("getppid")
+    assert "agent.toml is read again\n" in agent.hup()
+    world.load.call("getppid")
+    agent.end()
+    collector.end()
+    assert world.stored() == {"getppid": 2000, "getuid": 0, "map:total": 1}

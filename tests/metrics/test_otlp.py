@@ -254,7 +254,19 @@ def test_an_endpoint_that_never_answers_does_not_hold_the_end_up(receiver: Recei
         sending.until(lambda: receiver.paths)
     finally:
         sending.close()
-    assert sending.said == [f"send metrics to {receiver.url}/v1/metrics: it does not answer (trying again)"]
+    where = f"{receiver.url}/v1/metrics"
+    assert sending.said == [f"send metrics to {where}: it does not answer (what it was sent last is gone)"]
+
+
+def test_no_password_is_told(receiver: Receiver) -> None:
+    receiver.status = 403
+    sending = Sending(receiver.url.replace("http://", "http://user:secret@"))
+    try:
+        sending.until(lambda: sending.said)
+    finally:
+        sending.close()
+    assert sending.said[0].startswith(f"send metrics to {receiver.url}/v1/metrics: ")
+    assert "secret" not in "".join(sending.said)
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,9 @@ class Intake:
         self.begun = 0
         """Sessions of which something is stored here."""
         self.pending: int | None = None
-        """Messages at the broker that the group has not acknowledged, as it said last; None: it has not."""
+        """Messages at the broker that the group has not acknowledged, as it said last; None: it has not said
+        so on the connection that there is.
+        """
         self._broker = broker
         self._group = group
         self._me = identity
@@ -176,6 +178,7 @@ class Intake:
         try:
             await self._pull(connection, inbox)
         finally:
+            self.pending = None
             for task in beside:
                 task.cancel()
             for each in list(self.sessions.values()):
@@ -513,10 +516,12 @@ class Intake:
             if not due and now < asked + IDLE[1]:
                 continue
             asked = now
-            with contextlib.suppress(Exception):  # another time
+            try:
                 info = await connection.js.consumer_info(names.STREAM, self._group)
                 self._floor = info.ack_floor.stream_seq if info.ack_floor else 0
                 self.pending = (info.num_pending or 0) + (info.num_ack_pending or 0)
+            except Exception:  # whatever the client failed at: another time
+                self.pending = None
             for each in due:
                 if not each.busy:
                     each.pause = min(2 * each.pause, IDLE[1])

@@ -358,7 +358,7 @@ class Storage:
             self._told.taken()
             now = time.time()
             for stored_session in stored_sessions:
-                newest = stored_session.newest
+                newest = stored_session.take_newest()
                 if newest is not None:
                     self.newest[stored_session.host] = newest
                     self.lags[stored_session.host] = max(0.0, now - newest)

@@ -211,12 +211,12 @@ class StoredSession:
                 self._newest = header.id, bytes(frames.view[at : at + 8])
                 return
 
-    @property
-    def newest(self) -> float | None:
+    def take_newest(self) -> float | None:
         """When the last event that was stored happened, in seconds since 1970, by its source's clock, or by
-        ours where its times are put on that; None: there was none, or it has no clock.
+        ours where its times are put on that; None: there was none since this was asked last, or it has no
+        clock.
         """
-        number, time = self._newest
+        (number, time), self._newest = self._newest, (0, b"")
         known = self._clocks.get(self.own.get(number, 0))
         if known is None:
             return None

@@ -148,7 +148,7 @@ class Export:
         self._thread.join(FAREWELL)
         if self._thread.is_alive():
             self._results.put("it does not answer")
-        self._tell()
+        self._tell("what it was sent last is gone")
         self._exporter.shutdown()
         self._heard.close()
 
@@ -181,13 +181,13 @@ class Export:
             self._loop.contain(error, "metrics")
         self._steps = None
 
-    def _tell(self) -> None:
-        """Say what came of what was sent."""
+    def _tell(self, then: str = "trying again") -> None:
+        """Say what came of what was sent; `then`: what follows where it did not arrive."""
         while not self._results.empty():
             why = self._results.get()
             self._busy = False
             if why:
-                self._troubles.say(f"send metrics to {self._shown}: {why} (trying again)", "unreachable")
+                self._troubles.say(f"send metrics to {self._shown}: {why} ({then})", "unreachable")
             else:
                 self._troubles.over()
 
