@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from kwire.agent.agent import make_uplink
 from kwire.agent.source import Outlet, SourceSink
-from kwire.agent.uplink import Line, MemoryHold, SpoolHold
+from kwire.agent.uplink import Certificates, Line, MemoryHold, SpoolHold
 from kwire.broker.address import Login, is_broker, parse_broker
 from kwire.broker.client import Broker
 from kwire.transport.address import parse
@@ -205,7 +205,8 @@ def main() -> None:
     settings = Settings(memory=args.memory)
     if address.datagrams:
         settings = settings._replace(data_size=settings.datagram_size)
-    tls = TlsOptions(*(f"{args.tls}/{name}.pem" for name in ("cert", "key", "ca"))) if args.tls else None
+    paths = (f"{args.tls}/{name}.pem" for name in ("cert", "key", "ca"))
+    tls = Certificates(TlsOptions(*paths)) if args.tls else None
     agents, frames = [], None if args.numbered else span(SPAN, time.monotonic_ns())
     for number in range(args.agents):
         host = f"{args.host}-{number}" if args.agents > 1 else args.host

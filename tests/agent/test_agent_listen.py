@@ -1,6 +1,7 @@
 """Agents that listen: clients trace what is granted to them, each by a process without privileges."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -17,9 +18,14 @@ from typing import Any
 import pytest
 from waiting import PATIENCE, until
 
+from kwire.agent.channel import Channel
+from kwire.agent.policy import Policy
 from kwire.agent.remote import Endpoint, RemoteSession
+from kwire.agent.trace_process import Launcher
 from kwire.errors import KwireError
+from kwire.live import handing
 from kwire.transport.loop import Loop
+from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
@@ -520,14 +526,23 @@ def hup(agent: Agent) -> str:
     return agent.said.read_text()[before:]
 
 
+@contextlib.contextmanager
+def configured(path: Path, text: str) -> Iterator[Agent]:
+    """An agent with a configuration file, `path`/agent.toml."""
+    file = path / "agent.toml"
+    file.write_text(f'listen = "unix:{path}/agent"\n{text}\n')
+    agent = Agent(path, "", "--config", str(file))
+    try:
+        yield agent
+    finally:
+        agent.close()
+
+
 def test_a_policy_is_read_again(tmp_path: Path, load: Load) -> None:
     """What is forbidden from then on ends, in order, what is allowed goes on; questions are judged anew."""
     rules = tmp_path / "rules.toml"
-    configured = tmp_path / "agent.toml"
     rules.write_text(POLICY)
-    configured.write_text(f'listen = "unix:{tmp_path}/agent"\npolicy = "{rules}"\n')
-    agent = Agent(tmp_path, "", "--config", str(configured))
-    try:
+    with configured(tmp_path, f'policy = "{rules}"') as agent:
         kept, sink = agent, Counted()
         talk = agent.ask(trace(load), sink)
         load.call(1000)
@@ -545,26 +560,69 @@ def test_a_policy_is_read_again(tmp_path: Path, load: Load) -> None:
         assert (sink.events, sink.lost_events) == (2000, 0)
         with pytest.raises(KwireError, match="the agent's policy does not"):
             agent.ask(trace(load))
-        configured.write_text(f'listen = "unix:{tmp_path}/agent"\nprobes = ["{PROBE}"]\n')
+        (tmp_path / "agent.toml").write_text(f'listen = "unix:{tmp_path}/agent"\nprobes = ["{PROBE}"]\n')
         assert "is read again" in hup(agent)
         listed, sink = agent.ask({"op": "trace", "pids": [load.process.pid]}), Counted()
         assert (listed.answer or {}).get("ok") is True
         assert kept.process.poll() is None
-    finally:
-        agent.close()
 
 
 def test_places_that_are_taken_count_after_a_policy_was_read_again(tmp_path: Path, load: Load) -> None:
     rules = tmp_path / "rules.toml"
-    configured = tmp_path / "agent.toml"
     rules.write_text(POLICY)
-    configured.write_text(f'listen = "unix:{tmp_path}/agent"\npolicy = "{rules}"\n')
-    agent = Agent(tmp_path, "", "--config", str(configured))
-    try:
+    with configured(tmp_path, f'policy = "{rules}"') as agent:
         for _ in range(3):
             agent.ask(trace(load))
         assert "is read again" in hup(agent)
         with pytest.raises(KwireError, match="traces"):
             agent.ask(trace(load))
-    finally:
-        agent.close()
+
+
+def sockets(pid: int) -> set[str]:
+    """The sockets that a process holds."""
+    links = [os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link for link in links if link.startswith("socket:")}
+
+
+def test_its_processes_share_no_socket_with_it(tmp_path: Path, load: Load) -> None:
+    """What a process holds without need outlives who made it, and can be used by whoever takes it over."""
+    with configured(tmp_path, f'probes = ["{PROBE}"]') as agent:
+        agent.ask({"op": "trace", "pids": [load.process.pid]})
+        own = children(agent.process.pid)
+        everybody = [agent.process.pid, *own, *(pid for one in own for pid in children(one))]
+        assert len(everybody) == 4
+        held = [sockets(pid) for pid in everybody]
+        assert all(held)
+        assert not any(held[a] & held[b] for a in range(4) for b in range(a))
+
+
+def test_a_launcher_goes_by_what_the_reader_told_it_once_it_is_to() -> None:
+    """Neither by the file as it is by then, nor by what the server says."""
+    told, policies = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    launcher = Launcher(Policy(["begin"]), policies=policies, others=[told])
+    policies.close()
+
+    def answer() -> dict[str, Any]:
+        channel = Channel(launcher.start())
+        body = {"op": "probes", "pattern": PROBE}
+        asked = {"identity": "", "host": "", "address": "unix:x", "body": body, "size": 1000}
+        try:
+            channel.tell(Type.REQUEST, asked)
+            channel.drain()
+            told: dict[str, Any] = channel.wait()[1]
+            return told
+        finally:
+            channel.close()
+
+    with told:
+        try:
+            assert answer()["ok"] is True
+            handing.send(told, json.dumps([{}, "", []]).encode())
+            assert answer()["ok"] is True
+            launcher.change()
+            assert "does not know it" in answer()["error"]["text"]
+            handing.send(told, json.dumps([{}, "", ["end"]]).encode())
+            launcher.change()
+            assert answer()["ok"] is True
+        finally:
+            launcher.close()

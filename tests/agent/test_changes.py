@@ -22,6 +22,8 @@ import pytest
 from brokers import Server, free_ports, init, needed
 from waiting import PATIENCE, until
 
+from kwire.transport.certs import make_certs
+
 LIMITED = ["sh", "-c", 'ulimit -n "$0"; exec "$@"']
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 STAYS = "tracepoint:syscalls:sys_enter_getppid"
@@ -173,8 +175,8 @@ class World:
         lines = (f"{key.replace('_', '-')} = {json.dumps(value)}\n" for key, value in keys.items())
         self.file.write_text("".join(lines))
 
-    def collect(self, how: str = "--listen") -> Verb:
-        collector = Verb(self.path, "collect", how, self.address, "-w", str(self.captures))
+    def collect(self, how: str = "--listen", *more: str) -> Verb:
+        collector = Verb(self.path, "collect", how, self.address, "-w", str(self.captures), *more)
         self.verbs.append(collector)
         until(lambda: re.search("collecting at|is connected", collector.errors))
         return collector
@@ -395,6 +397,44 @@ def test_what_chosen_processes_start_is_traced_by_new_probes_too(world: World) -
     agent.end()
     collector.end()
     assert world.stored() == {"getppid": 1000, "getgid": 1000}
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls", "udp"])
+def test_over_networks(world: World, kind: str) -> None:
+    """By somebody who is nobody by then, and cannot read what it shows again; certificates change, too."""
+    world.address = f"{kind}:127.0.0.1:{free_ports(1)[0]}"
+    files: dict[str, str] = {}
+    if kind == "tls":
+        for name in ("first", "second"):
+            make_certs(str(world.path / name), ["127.0.0.1"])
+        (world.path / "now").symlink_to("first")
+        own = world.path / "now" / "127.0.0.1"
+        files = {f"tls_{what}": str(own / f"{what}.pem") for what in ("ca", "cert", "key")}
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in files.items()]
+    world.write(STAYS, GOES, **files)
+    collector = world.collect("--listen", *options)
+    agent = world.agent()
+    world.load.call("getuid")
+    world.load.flood("getppid")
+    world.write(STAYS, COMES, **files)
+    more = ", certificates too" if files else ""
+    assert f"agent.toml is read again{more}, 1 new probe, 1 probe taken away\n" in agent.hup()
+    world.load.pause()
+    world.load.call("getuid", "getgid")
+    if kind == "tls":
+        until(lambda: len(list(world.captures.glob("*.pcapng"))) == 2)
+        collector.end(signal.SIGTERM)
+        (world.path / "now").unlink()
+        (world.path / "now").symlink_to("second")
+        world.write(STAYS, COMES, GOES, **files)
+        assert "certificates too, 1 new probe\n" in agent.hup()
+        world.load.call("getgid", "getuid")
+        collector = world.collect("--listen", *options)
+    told = agent.end()
+    collector.end()
+    twice = 2000 if kind == "tls" else 1000
+    assert world.stored() == {"getppid": world.load.calls["getppid"], "getuid": twice, "getgid": twice}
+    assert told["lost"] == 0
 
 
 def test_by_a_broker(world: World, tmp_path: Path) -> None:

@@ -744,3 +744,13 @@ def test_a_spool_of_an_agent_that_did_not_say_what_it_is_called(tmp_path: Path) 
     assert found is not None
     assert (found.kept.name, found.kept.token) == ("", TOKEN)
     found.close()
+
+
+def test_a_spool_that_cannot_be_begun_leaves_nothing_open(tmp_path: Path) -> None:
+    """Its folder was made, and is gone again."""
+    before = os.listdir("/proc/self/fd")
+    made = spools.make_folder(str(tmp_path))
+    os.rmdir(made.path)
+    with pytest.raises(SpoolError):
+        spools.begin_in(made, TOKEN, PREFIX, MB, MB)
+    assert os.listdir("/proc/self/fd") == before

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -390,6 +390,43 @@ def test_secrets_of_a_broker_are_read_again(tmp_path: Path, capsys: pytest.Captu
     finally:
         reader.close()
         loop.close()
+
+
+def test_certificates_that_cannot_be_used_leave_the_probes_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All that was read is taken, or nothing."""
+    make_certs(str(tmp_path), ["localhost"])
+    names = {f"tls_{what}": str(tmp_path / "localhost" / f"{what}.pem") for what in ("ca", "cert", "key")}
+    args = argparse.Namespace(config="agent.toml", to="tls:localhost", **names)
+    args.reread = lambda: (args, [])
+    taken: list[str] = []
+
+    class Probes:
+        """Of an agent, and what it has taken."""
+
+        question: tuple[dict[str, Any], list[int]] = {}, []
+
+        def take(self, told: dict[str, Any], data: bytes, descriptors: Sequence[int]) -> str:
+            taken.append("probes")
+            return ", probes"
+
+    loop, reader = Loop(), Rereader(args, listens=False, kind="tls")
+    renewal = Renewal(lambda context: taken.append("certificates"), probes=Probes())
+    reader.serve(loop, renewal)
+    room = os.memfd_create("answers")
+    try:
+        wrong = {"late": [], "certificates": 3, "keys": [], "added": []}
+        with pytest.raises(KwireError):
+            reader._change(wrong, b"", [os.dup(room) for _ in range(3)])
+        assert taken == []
+        sound = [os.open(names[f"tls_{what}"], os.O_RDONLY) for what in ("cert", "key", "ca")]
+        assert reader._change(wrong, b"", sound) == ", certificates too, probes"
+        assert taken == ["probes", "certificates"]
+    finally:
+        reader.close()
+        loop.close()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_secret_that_is_wrong_changes_nothing(running: Any, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from kwire.transport.listen import Listener, listen
 from kwire.transport.peer import Peer
 from kwire.wire.control import Role
 from kwire.wire.frame import Type
-from kwire.wire.messages import totals_frames
+from kwire.wire.messages import Cause, Lost, totals_frames
 from kwire.wire.schema import Clock
 from kwire.wire.send_queue import MemorySendQueue
 from kwire.wire.session import Session, Settings
@@ -1103,5 +1103,13 @@ def test_how_far_behind_a_host_is(site: Site) -> None:
     source.give(10, source.peer)
     site.until(lambda: "host" in collector.storage.newest)
     assert collector.storage.newest["host"] == (WALL + 9) / 1e9
-    assert collector.storage.lags["host"] > 0
+    lag = collector.storage.lags["host"]
+    assert lag > 0
+    session = source.peer.session
+    [one] = [each for store in collector.storage.stores for each in store.stored_sessions.values()]
+    loss = Lost(1, 0, 1, 3, 0, Cause.RING_FULL).frame()
+    session.send(loss, site.loop.now())
+    source.peer.flush()
+    site.until(lambda: collector.lost == 3 and one.stored == one.next)
+    assert collector.storage.lags["host"] == lag
     site.close()

@@ -325,12 +325,7 @@ class Spool:
         try:
             self._state.set_released(self._end)  # killed from here on, a successor deletes the rest
             names = [name for one in self._segments for name in one.names]
-            for name in (*names, f"{SESSION}.new", f"{STATE}.new", SESSION, STATE):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=self._folder)
-            name = os.path.basename(self.path)
-            if os.stat(name, dir_fd=self._parent).st_ino == os.fstat(self._folder).st_ino:
-                os.rmdir(name, dir_fd=self._parent)
+            _delete(self.path, self._folder, self._parent, names)
         except OSError as error:
             self._harm.setdefault(f"not deleted: {(error.strerror or 'failed').lower()}", False)
         self._free()
@@ -717,24 +712,39 @@ def begin_in(
     probes: int = 1,
     name: str = "",
 ) -> Spool:
-    """A spool for a new session in a folder that was made for it; as `begin`."""
+    """A spool for a new session in a folder that was made for it, which is gone where it cannot be begun; as
+    `begin`.
+    """
+    folder, parent = made.folder.release(), made.parent.release()
+    spool: Spool | None = None
     try:
-        kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(made.folder.fd), b"", name)
-        spool = Spool(made.path, made.folder.fd, made.id, kept, size, memory, made.parent.fd)
-        made.folder.release()  # they are the spool's now
-        made.parent.release()
-        try:
-            spool._claim()
-            spool._live()
-        except BaseException:
+        kept = SpoolSession(token, tuple(prefix), 0, boot(), probes, place(folder), b"", name)
+        spool = Spool(made.path, folder, made.id, kept, size, memory, parent)
+        spool._claim()
+        spool._live()
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _delete(made.path, folder, parent)
+        if spool is not None:
             spool._free()
-            raise
-        return spool
-    except OSError as error:
-        raise SpoolError("begin", f"spool {made.path}", (error.strerror or "failed").lower()) from None
-    finally:
-        made.folder.close()
-        made.parent.close()
+        else:
+            os.close(folder)
+            os.close(parent)
+        if isinstance(error, OSError):
+            cause = (error.strerror or "failed").lower()
+            raise SpoolError("begin", f"spool {made.path}", cause) from None
+        raise
+    return spool
+
+
+def _delete(path: str, folder: int, parent: int, names: Sequence[str] = ()) -> None:
+    """Delete the folder of a spool with these files. OSError where something else is in it."""
+    for name in (*names, f"{SESSION}.new", f"{STATE}.new", SESSION, STATE):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
+    own = os.path.basename(path)
+    if os.stat(own, dir_fd=parent).st_ino == os.fstat(folder).st_ino:
+        os.rmdir(own, dir_fd=parent)
 
 
 def recover(path: str, size: int, memory: int, adopt: bool = False) -> Iterator[Found]:

@@ -189,9 +189,15 @@ class SpoolState:
     def __init__(self, folder: int) -> None:
         self._folder = folder
         self._fd = os.open(STATE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
-        data = os.pread(self._fd, _SIZE, 0)
-        if not data:
-            os.pwrite(self._fd, bytes(_SIZE), 0)  # its block is there from now on, whatever fills the disk
+        try:
+            data = os.pread(self._fd, _SIZE, 0)
+            if not data:
+                os.pwrite(
+                    self._fd, bytes(_SIZE), 0
+                )  # its block is there from now on, whatever fills the disk
+        except OSError:
+            self.close()
+            raise
         self.released = _number(data, _RELEASED_AT)
         self.end = _number(data, _END_AT)
         self.token: bytes = data[_SENT_AT : _SENT_AT + 16]

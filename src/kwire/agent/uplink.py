@@ -47,15 +47,38 @@ EXPIRY: Final = 30 * 86400.0
 """Seconds that a collector may be away: so long it remembers sessions. What waits is bounded by memory."""
 
 
+class Certificates:
+    """What sessions over TLS show and trust: read once, as who is nobody by then can read no file."""
+
+    __slots__ = ("_context", "_options")
+
+    def __init__(self, options: "TlsOptions | None") -> None:
+        self._options = options
+        self._context: ssl.SSLContext | None = None
+
+    @property
+    def context(self) -> "ssl.SSLContext":
+        """That of connections from now on. Raises KwireError where the files cannot be used."""
+        if self._context is None:
+            from kwire.transport.tls import client_context
+
+            self._context = client_context(self._options)
+        return self._context
+
+    def renew(self, context: "ssl.SSLContext") -> None:
+        """Show others."""
+        self._context = context
+
+
 class Line(NamedTuple):
-    """What it takes to reach a collector. `say` tells people of trouble."""
+    """What it takes to reach a collector. `say` tells people of trouble; `tls`: where that is spoken."""
 
     loop: Loop
     address: "Address | BrokerAddress"
     settings: Settings
     about: Mapping[str, Any]
     say: Say
-    tls: "TlsOptions | None" = None
+    tls: Certificates | None = None
     insecure: bool = False
     watch: Watch | None = None
     broker: "Broker | None" = None
@@ -289,7 +312,6 @@ class Uplink(Handler):
         self._reason: str | None = None
         self._troubles = Recurring(line.loop.now, line.say)
         self._sessions: list[Session] = []
-        self._context: ssl.SSLContext | None = None
         self._session = self._make()
         self._connector = self._dial()
 
@@ -428,10 +450,10 @@ class Uplink(Handler):
             self._reason = None  # whoever puts more into it closes it
         return session
 
-    def renew(self, context: "ssl.SSLContext") -> None:
-        """Show another certificate from the next connection on."""
-        self._context = context
-        self._connector.renew(context)
+    def renew(self) -> None:
+        """Show the certificate that there is now from the next connection on."""
+        assert self._line.tls is not None
+        self._connector.renew(self._line.tls.context)
 
     def _dial(self) -> Connector:
         line = self._line
@@ -441,19 +463,17 @@ class Uplink(Handler):
         def only() -> Session | None:
             return sessions.pop() if sessions else None
 
-        connector = connect(
+        return connect(
             line.loop,
             line.address,
             only,
             self,
-            line.tls,
+            None,
             line.insecure,
             watch=line.watch,
             troubled=self._troubled,
-            context=self._context,
+            context=line.tls.context if line.tls is not None else None,
         )
-        self._context = connector.context  # its files cannot be read again by who is nobody
-        return connector
 
     def _troubled(self, problem: KwireError) -> None:
         self.refused = isinstance(problem, CertificateError)

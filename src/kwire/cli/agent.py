@@ -214,7 +214,7 @@ def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None"
             address,
             server.choose,
             server.handler_for,
-            tls=line.tls,
+            tls=tls_options(args),
             insecure=args.insecure,
             watch=line.watch,
             mode=0o666 if args.policy else 0o600,  # of a Unix socket: the policy knows users
@@ -319,9 +319,11 @@ def _heed(courier: "Courier", reader: "Rereader | None", changes: "Changeable | 
     from kwire.cli.rereading import Renewal
 
     def renew(context: "ssl.SSLContext") -> None:
+        assert courier.line.tls is not None
+        courier.line.tls.renew(context)
         for uplink in courier.uplinks:
             if isinstance(uplink, Uplink):
-                uplink.renew(context)
+                uplink.renew()
 
     courier.loop.signals(_ending(reader), lambda number: courier.stop())
     if reader is not None:
@@ -385,7 +387,7 @@ def _scripted(args: argparse.Namespace) -> "Iterator[tuple[Recorder, Processes]]
 
 
 def _line(args: argparse.Namespace, address: "Address | BrokerAddress", settings: Settings) -> "Line":
-    from kwire.agent.uplink import Line
+    from kwire.agent.uplink import Certificates, Line
     from kwire.transport.loop import Loop
 
     system = os.uname()
@@ -396,7 +398,7 @@ def _line(args: argparse.Namespace, address: "Address | BrokerAddress", settings
         "name": args.name or system.nodename,
     }
     settings = session_settings(args, settings)
-    tls = tls_options(args) if address.kind == "tls" else None
+    tls = Certificates(tls_options(args)) if address.kind == "tls" else None
     loop = Loop()
     news = log.limited(args, loop)
     loop.report = news.say
