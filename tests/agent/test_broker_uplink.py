@@ -22,9 +22,9 @@ from kwire.agent.source import Outlet, preamble
 from kwire.agent.uplink import Hold, Line, MemoryHold, SpoolHold
 from kwire.broker import client, sessions
 from kwire.broker.address import Login, parse_broker
-from kwire.broker.client import Broker
+from kwire.broker.client import Broker, Connection
 from kwire.broker.forgetting import remove
-from kwire.broker.names import AFTER, BEFORE, MESSAGE_ID, read_counts
+from kwire.broker.names import AFTER, BEFORE, MESSAGE_ID, read_counts, session_key
 from kwire.broker.sessions import Entry, read_entry
 from kwire.transport.loop import Loop
 from kwire.wire.frame import Type, build, read_header
@@ -237,6 +237,42 @@ def test_a_source_whose_session_is_forgotten_begins_another(
     assert numbers(there) == [4, 5]
     assert {one.subject for one in there} == {f"kwire.web1-example.{link.hold.token.hex()}"}
     assert [read_counts(one.headers[AFTER]) for one in there][-1] == {1: 2}
+
+
+def test_what_is_delivered_leaves_the_broker_and_does_not_begin_again(
+    server: Server, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the connection comes anew for others."""
+    serve, served = BrokerUplink._serve, list[BrokerUplink]()
+
+    async def noted(link: BrokerUplink, connection: Connection) -> None:
+        served.append(link)
+        try:
+            await serve(link, connection)
+        finally:
+            served.remove(link)
+
+    monkeypatch.setattr(BrokerUplink, "_serve", noted)
+    link = world.uplink()
+    world.cargo = Cargo()
+    other = world.uplink()
+    world.until(lambda: link.up and other.up)
+    assert served == [link, other]
+    link.close("done")
+    world.until(lambda: link.finished and served == [other])
+    assert world.broker.at_refusal == [world.cargo.refused]
+    key = session_key(link.hold.token.hex())
+
+    async def entry(nc: Any, js: Any) -> Any:
+        return await (await js.key_value("kwire")).get(key)
+
+    before = ask(server.url, entry)
+    server.kill()
+    world.until(lambda: not other.up)
+    server.start()
+    world.until(lambda: other.up)
+    assert served == [other]
+    assert ask(server.url, entry) == before
 
 
 def test_what_is_missing_at_the_broker_is_said_and_waits(tmp_path: Path) -> None:

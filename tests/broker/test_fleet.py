@@ -165,6 +165,7 @@ def test_a_collector_that_looks_at_a_session_when_its_connection_ends_takes_it_u
 def test_schemas_that_cannot_be_read_at_once_are_read_later(server: Server, tmp_path: Path) -> None:
     """Where a leader moves just then: all that came would be stored without a description, as lost."""
     produced = agent(server.url, "0.1")
+    ask(server.url, lambda nc, js: js.purge_stream("KWIRE", seq=2))  # with the SCHEMAs
     patch = (
         "from kwire.broker.client import BrokerError\n"
         "from kwire.collector import intake\n"

@@ -20,10 +20,11 @@ from test_fleet import AGENT, FOLDERS, Fleet, agent
 from waiting import until
 
 from kwire.broker import forgetting
+from kwire.broker.address import parse_broker
 from kwire.broker.claims import Claims, Span
-from kwire.broker.client import Connection
-from kwire.broker.forgetting import Cleaner
-from kwire.broker.names import claims_key, schema_key, session_key
+from kwire.broker.client import BrokerError, Connection
+from kwire.broker.forgetting import Cleaner, Forgotten, forget
+from kwire.broker.names import CLEANED, claims_key, schema_key, session_key
 from kwire.broker.sessions import Entry
 
 
@@ -39,8 +40,9 @@ def with_bucket(url: str, do: Callable[[Connection], Awaitable[Any]]) -> Any:
 
 
 def keys(url: str) -> list[str]:
+    """What the bucket has of sessions."""
     found: list[str] = sorted(with_bucket(url, lambda connection: connection.keys()))
-    return found
+    return [key for key in found if key != CLEANED]
 
 
 def collected(fleet: Fleet, *more: str) -> dict[str, Any]:
@@ -108,14 +110,11 @@ def test_of_an_agent_that_may_come_back_all_is_kept_until_it_is_forced(
         fleet.until("is written to")
         one.kill()
 
-    def lag() -> Any:
-        return json.loads(kwire("fleet", "status", server.url, "--json").stdout)["sessions"][0]["lag"]
-
-    until(lambda: lag() == {"collectors": 0})
+    until(lambda: lag(server.url) == {"collectors": 0})
     done = kwire("fleet", "forget", server.url, "web1")
     assert done.returncode == 1
     assert "the agent of session " in done.stderr
-    assert "end it, or wait: 20 minutes after its last word it counts as gone (--force)" in done.stderr
+    assert "end it, or wait: 30 minutes after its last word it counts as gone (--force)" in done.stderr
     assert kwire("fleet", "forget", server.url, "web1", "--force").returncode == 0
     fleet.until("web1: the broker has forgotten it: ")
     job.send_signal(signal.SIGINT)
@@ -128,6 +127,99 @@ def test_of_an_agent_that_may_come_back_all_is_kept_until_it_is_forced(
     again.communicate()
     assert "forgotten" not in fleet.said.read_text()
     assert keys(server.url) == []
+
+
+def put_session(url: str, session: str, touched: int, claims: Claims | None = None) -> None:
+    """A session as the bucket has it, of which the stream has nothing."""
+
+    async def do(connection: Connection) -> None:
+        entry = Entry(7, 1, 1, {"host": "a"}, time.time_ns(), touched)
+        await connection.bucket.put(schema_key(session, 0), b"x")
+        await connection.bucket.put(session_key(session), entry.pack())
+        if claims is not None:
+            await connection.bucket.put(claims_key("collectors", session), claims.pack())
+
+    with_bucket(url, do)
+
+
+def forgotten(url: str, which: str) -> list[Forgotten]:
+    """`kwire fleet forget` in this process."""
+    done: list[Forgotten] = with_bucket(url, lambda one: forget(one, parse_broker(url), which, force=False))
+    return done
+
+
+def test_whether_an_agent_is_there_is_by_the_clock_of_the_broker(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_session(server.url, "a" * 32, 600)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 86400.0)
+    with pytest.raises(BrokerError, match="the agent of it was there"):
+        forgotten(server.url, "a" * 32)
+    assert len(keys(server.url)) == 2
+
+
+def test_an_agent_of_an_earlier_release_may_be_there(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not say so now and then: how long ago it wrote means nothing."""
+    put_session(server.url, "a" * 32, 0)
+    put_session(server.url, "b" * 32, 600)
+    monkeypatch.setattr(forgetting, "MISSED", 0)
+    with pytest.raises(BrokerError, match="is of an earlier release"):
+        forgotten(server.url, "a" * 32)
+    assert [one.session for one in forgotten(server.url, "b" * 32)] == ["b" * 32]
+
+
+def test_what_an_agent_still_publishes_is_counted_and_stands_in_nobodys_way(
+    server: Server, tmp_path: Path
+) -> None:
+    """Its session was removed under it: each group counts what comes of it, and goes on with others."""
+    patch = "from kwire.collector import intake\nintake.UNKNOWN = 0.5\n"
+    fleet = Fleet(tmp_path / "one", server.url)
+    job = fleet.collect(patch=patch)
+    command = [sys.executable, "-c", AGENT, "--to", server.url, "--name", "web1", "fault:probe"]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": FOLDERS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as one:
+        fleet.until("is written to")
+        one.send_signal(signal.SIGSTOP)
+        until(lambda: lag(server.url) == {"collectors": 0})
+        assert kwire("fleet", "forget", server.url, "web1", "--force").returncode == 0
+        fleet.until("web1: the broker has forgotten it: ")
+        one.send_signal(signal.SIGCONT)
+        fleet.until(", which the broker has forgotten, is counted as lost")
+        one.send_signal(signal.SIGINT)
+        produced = int(one.communicate()[0].splitlines()[-1])
+    late = Fleet(tmp_path / "late", server.url)
+    other = late.collect("--group", "late", patch=patch)
+    late.until(", which the broker has forgotten, is counted as lost")
+    more = agent(server.url, "0.1", name="db1")
+    for each in (fleet, late):
+        each.until("db1 has ended: ")
+    until(lambda: waits_for(server.url) == 0)
+    found = []
+    for process in (job, other):
+        process.send_signal(signal.SIGINT)
+        told = json.loads(process.communicate()[0])
+        found.append((told["events"], told["lost"]))
+    (stored, lost), (stored_late, lost_late) = found
+    assert stored + lost == produced + more
+    assert (stored_late, lost_late) == (more, lost)
+    assert lost > 0
+
+
+def lag(url: str) -> Any:
+    """What each group has not taken of the first session."""
+    return json.loads(kwire("fleet", "status", url, "--json").stdout)["sessions"][0]["lag"]
+
+
+def waits_for(url: str) -> int:
+    """Messages that groups have not acknowledged."""
+    groups = json.loads(kwire("fleet", "status", url, "--json").stdout)["groups"]
+    return sum(one["pending"] + one["unacknowledged"] for one in groups)
 
 
 @pytest.mark.parametrize(
@@ -160,12 +252,86 @@ def test_what_has_ended_is_removed_when_the_stream_has_nothing_more_of_it(
     assert clean(server.url) == 0  # nobody has collected it
     collected(Fleet(tmp_path, server.url))
     assert clean(server.url) == 0  # another group may come
-    assert len(keys(server.url)) == 4
+    assert len(keys(server.url)) == 3
     ask(server.url, lambda nc, js: js.purge_stream("KWIRE"))
     assert clean(server.url) == 1
-    assert keys(server.url) == ["cleaned"]
+    assert keys(server.url) == []
     info = ask(server.url, lambda nc, js: js.stream_info("KV_kwire"))
     assert info.state.messages == 1  # no marks are left of what is removed
+
+
+def test_a_session_stays_until_each_collector_has_ended_its_capture(server: Server, tmp_path: Path) -> None:
+    """One that was away when its session ended is told so when it comes back: what it has is proven."""
+    first, second = Fleet(tmp_path / "first", server.url), Fleet(tmp_path / "second", server.url)
+    job = first.collect()
+    command = [sys.executable, "-c", AGENT, "--to", server.url, "--name", "web1", "fault:probe"]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": FOLDERS},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as one:
+        first.until("is written to")
+        one.send_signal(signal.SIGSTOP)
+        until(lambda: (found := claims_of(server.url)) is not None and not found.others_store(""))
+        job.kill()
+        job.communicate()
+        one.send_signal(signal.SIGCONT)
+        job = second.collect()
+        second.until("is written to")
+        one.send_signal(signal.SIGINT)
+        one.wait()
+    second.until("2 collectors are sharing it")
+    ask(server.url, lambda nc, js: js.purge_stream("KWIRE"))
+    assert clean(server.url) == 0
+    back = first.collect()
+    first.until("2 collectors are sharing it")
+    until(lambda: (found := claims_of(server.url)) is not None and found.spent)
+    for process in (job, back):
+        process.send_signal(signal.SIGINT)
+        assert json.loads(process.communicate()[0])["unproven"] == 0
+    files = [*map(str, first.folder.glob("*.pcapng")), *map(str, second.folder.glob("*.pcapng"))]
+    told = json.loads(kwire("verify", "--json", *files).stdout)
+    assert [*told["problems"], *(text for file in told["files"] for text in file["problems"])] == []
+    assert clean(server.url) == 1
+    assert keys(server.url) == []
+
+
+def claims_of(url: str) -> Claims | None:
+    """The claims of the only group on the only session, if there are any."""
+
+    async def read(connection: Connection) -> Claims | None:
+        found = [key for key in await connection.keys() if key.startswith("claims.")]
+        return Claims.read((await connection.get(found[0]))[0]) if found else None
+
+    claims: Claims | None = with_bucket(url, read)
+    return claims
+
+
+def test_a_collector_killed_before_the_group_knew_of_its_ending_says_it_later(
+    server: Server, tmp_path: Path
+) -> None:
+    agent(server.url, "0.1")
+    fleet = Fleet(tmp_path, server.url)
+    job = fleet.collect(
+        patch="import asyncio\nfrom kwire.collector.intake import Intake\n"
+        "async def never(self, connection, each): await asyncio.sleep(3600)\n"
+        "Intake._say_ended = never\n"
+    )
+    fleet.until("has ended: ")
+    job.kill()
+    job.communicate()
+    before = claims_of(server.url)
+    assert before is not None
+    assert not before.over
+    [checkpoint] = [one for one in (fleet.folder / ".sessions").iterdir() if len(one.name) == 32]
+    job = fleet.collect()
+    until(lambda: (found := claims_of(server.url)) is not None and found.spent)
+    until(lambda: not checkpoint.exists())
+    job.send_signal(signal.SIGINT)
+    job.communicate()
+    assert "has ended: " not in fleet.said.read_text()
+    assert fleet.verify()["complete"]
 
 
 def test_who_starts_in_the_middle_after_a_cleaning_can_decode(server: Server, tmp_path: Path) -> None:
@@ -185,29 +351,16 @@ def test_who_starts_in_the_middle_after_a_cleaning_can_decode(server: Server, tm
 def test_a_session_without_an_end_is_kept_for_a_week_and_for_earlier_agents_for_ever(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def put(session: str, touched: int, open: bool = False) -> None:
-        async def do(connection: Connection) -> None:
-            entry = Entry(7, 1, 1, {"host": "a"}, time.time_ns(), touched)
-            await connection.bucket.put(schema_key(session, 0), b"x")
-            await connection.bucket.put(session_key(session), entry.pack())
-            if open:  # it has ended, and a collector that is gone has not confirmed the last it took
-                claims = Claims()
-                claims.claim("gone", [Span(0, 0)])
-                claims.end = (0, 1)
-                await connection.bucket.put(claims_key("collectors", session), claims.pack())
-
-        with_bucket(server.url, do)
-
-    put("a" * 32, 600)
-    put("b" * 32, 0)
-    put("c" * 32, 0, open=True)
+    claims = Claims()  # it has ended, and a collector that is gone has not confirmed the last it took
+    claims.claim("gone", [Span(0, 0)])
+    claims.end = (0, 1)
+    put_session(server.url, "a" * 32, 600)
+    put_session(server.url, "b" * 32, 0)
+    put_session(server.url, "c" * 32, 0, claims)
     assert clean(server.url) == 0
     monkeypatch.setattr(forgetting, "KEPT", 0.0)
     assert clean(server.url) == 2
-    assert [key for key in keys(server.url) if key != "cleaned"] == [
-        f"schema.{'b' * 32}.0",
-        f"session.{'b' * 32}",
-    ]
+    assert keys(server.url) == [f"schema.{'b' * 32}.0", f"session.{'b' * 32}"]
 
 
 def test_what_an_interrupted_removal_left_goes_the_next_time(server: Server) -> None:
@@ -217,9 +370,9 @@ def test_what_an_interrupted_removal_left_goes_the_next_time(server: Server) -> 
     with_bucket(server.url, put)
     cleaner = Cleaner(0.0)
     clean(server.url, cleaner)
-    assert keys(server.url) == ["cleaned", f"schema.{'a' * 32}.0"]  # an agent may just begin
+    assert keys(server.url) == [f"schema.{'a' * 32}.0"]  # an agent may just begin
     clean(server.url, cleaner)
-    assert keys(server.url) == ["cleaned"]
+    assert keys(server.url) == []
 
 
 def test_of_several_that_would_clean_one_does(server: Server) -> None:

@@ -287,22 +287,23 @@ def test_the_ending_is_on_the_disk_before_the_checkpoint_forgets_the_file(
     site.collected_session(describe(1), events(0, 10), *totals_frames({1: 10}))
     [path] = site.store.writer.files
     steps = []
-    fsync, renew = os.fsync, Checkpoint.renew
+    fsync, write = os.fsync, Checkpoint.write
 
     def synced(fd: int) -> None:
         fsync(fd)
         if os.path.samestat(os.fstat(fd), os.stat(path)):
             steps.append(("synced", os.fstat(fd).st_size))
 
-    def renewed(checkpoint: Checkpoint) -> None:
-        steps.append(("renewed", os.stat(path).st_size))
-        renew(checkpoint)
+    def written(checkpoint: Checkpoint, contents: Contents) -> None:
+        if contents.often.get(b"file head") == b"":
+            steps.append(("forgotten", os.stat(path).st_size))
+        write(checkpoint, contents)
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Checkpoint, "renew", renewed)
+    monkeypatch.setattr(Checkpoint, "write", written)
     site.store.finish(site.stored_session)
     size = os.stat(path).st_size
-    assert steps == [("synced", size), ("renewed", size)]
+    assert steps == [("synced", size), ("forgotten", size)]
 
 
 def test_a_session_that_is_over_is_remembered_without_its_file(site: Site) -> None:
@@ -492,7 +493,9 @@ def test_a_file_whose_last_bytes_cannot_be_read_is_on_a_disk_that_fails(
 def test_a_file_that_is_moved_is_ended_and_another_one_begun(tmp_path: Path) -> None:
     folder, packing = Folder(str(tmp_path / "in")), Packing()
     spare = lambda: folder.capture("box", 0)  # noqa: E731
-    Store.promise(folder.checkpoint(TOKEN), StoredSession(TOKEN, {"host": "box"}), False)
+    Store.promised(
+        folder.checkpoint(TOKEN), packing, Options(), StoredSession(TOKEN, {"host": "box"})
+    ).forgo()
     store = Store.again(folder.checkpoint(TOKEN), packing, Options(), spare)
     stored_session = store.join(TOKEN, {"host": "box"})
     for payload in (describe(1), events(0, 10)):
@@ -518,7 +521,9 @@ def test_a_file_that_is_moved_while_the_disk_fails_holds_nothing_twice(
     home = tmp_path / "in"
     folder, packing = Folder(str(home)), Packing()
     spare = lambda: folder.capture("box", 0)  # noqa: E731
-    Store.promise(folder.checkpoint(TOKEN), StoredSession(TOKEN, {"host": "box"}), False)
+    Store.promised(
+        folder.checkpoint(TOKEN), packing, Options(), StoredSession(TOKEN, {"host": "box"})
+    ).forgo()
     store = Store.again(folder.checkpoint(TOKEN), packing, Options(), spare)
     stored_session = store.join(TOKEN, {"host": "box"})
     store.take(stored_session, stored_session.next, describe(1))

@@ -112,8 +112,8 @@ class BrokerUplink:
 
     def leave(self) -> None:
         """Break off; what is not acknowledged stays where it is."""
-        self._left, self._up = True, False
-        self.loop.cancel(self._overdue)
+        self._left = True
+        self._part()
 
     # ------------------------------------------------------------------ an outlet
 
@@ -168,6 +168,8 @@ class BrokerUplink:
             finally:
                 touching.cancel()
                 self._broker.post(partial(self._down, epoch))
+            if await self._broker.there(lambda: self.finished or self._left):
+                return
 
     def _introduction(self) -> tuple[int, bytes, sessions.Entry, tuple[int, ...], list[bytes], bool]:
         """What a session begins with: its epoch, its token, who we are, the HELLOs before, the SCHEMAs; and
@@ -187,6 +189,7 @@ class BrokerUplink:
         come; `last`: that of the last one the broker has, and what all up to it hold.
         """
         if epoch != self._epoch or self._left or self.finished:
+            self._broker.submit(publisher.end)
             return
         self._publisher = publisher
         self.sessions += not self._connected
@@ -347,9 +350,18 @@ class BrokerUplink:
     @vital
     def _done(self) -> None:
         self.finished = True
+        self._part()
+        self._cargo.done()
+
+    def _part(self) -> None:
+        """Want nothing more of the broker: what serves us there ends."""
+        self._up = False
         self.loop.cancel(self._overdue)
         self._broker.leave(self._serve)
-        self._cargo.done()
+        if self._cargo.refused in self._broker.at_refusal:
+            self._broker.at_refusal.remove(self._cargo.refused)
+        if self._publisher is not None:
+            self._broker.submit(self._publisher.end)
 
 
 async def _touch(

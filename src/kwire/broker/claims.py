@@ -5,9 +5,10 @@ Invariants: a collector claims messages before it stores them, and nobody stores
 claimed, so nothing is stored twice, whatever is delivered again to whom; each collector has one batch of a
 session that is claimed and perhaps not stored, its `open` one, and by claiming the next it says that it has
 stored that one; only the collector itself takes back its open batch, when it was killed before it had stored
-it. What is missing between two messages is counted by what their sources said they had told before and
-after (`kwire.broker.names.Counts`). Messages are named by their place in the session, from 0: sequence
-numbers less the first one. What is kept grows with what is under way, not with the session.
+it. Who has stored all of its part and given its capture the ending says so (`ended`): until all have, the
+claims are needed. What is missing between two messages is counted by what their sources said they had told
+before and after (`kwire.broker.names.Counts`). Messages are named by their place in the session, from 0:
+sequence numbers less the first one. What is kept grows with what is under way, not with the session.
 
 Sums of places and of their squares, by collector, are what proves afterwards that the files of all have each
 place once (`StoredPlaces`).
@@ -74,7 +75,7 @@ class Open(NamedTuple):
 class Claims:
     """The claims of a group on a session. Methods that change it are followed by a swap in the bucket."""
 
-    __slots__ = ("discarded", "end", "open", "parts", "produced", "taken")
+    __slots__ = ("discarded", "end", "ended", "open", "parts", "produced", "taken")
 
     def __init__(self) -> None:
         self.taken: list[Span] = []
@@ -89,6 +90,8 @@ class Claims:
         """Events by probe that its source told at the end."""
         self.discarded = 0
         """Events that were counted as discarded by the broker."""
+        self.ended: set[str] = set()
+        """Collectors whose captures have their ending."""
 
     # --- questions
 
@@ -124,6 +127,15 @@ class Claims:
     def over(self) -> bool:
         """Whether everything up to BYE is stored."""
         return self.claimed and not any(batch.spans for batch in self.open.values())
+
+    @property
+    def spent(self) -> bool:
+        """Whether all who have a part of it have given their captures the ending."""
+        return self.over and self.ended.issuperset(self.collectors)
+
+    def others_store(self, collector: str) -> bool:
+        """Whether others than this collector have claimed what they have perhaps not stored."""
+        return any(batch.spans for who, batch in self.open.items() if who != collector)
 
     @property
     def messages(self) -> int:
@@ -189,6 +201,7 @@ class Claims:
                 "end": list(self.end) if self.end else [],
                 "produced": self.produced,
                 "discarded": self.discarded,
+                "ended": sorted(self.ended),
             }
         )
 
@@ -213,6 +226,7 @@ class Claims:
             }
             claims.end = (int(found["end"][0]), int(found["end"][1])) if found["end"] else None
             claims.discarded = int(found["discarded"])
+            claims.ended = {str(who) for who in found.get("ended", ())}  # earlier releases have none
             produced = found["produced"]
             claims.produced = None if produced is None else _counts(produced)
         except ClaimsError:

@@ -8,6 +8,7 @@ privileges are given up: it has none of its own, and loads no code.
 """
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -20,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from kwire.broker.address import SCHEME, BrokerAddress, Login
-from kwire.broker.names import BUCKET, STREAM
+from kwire.broker.names import BUCKET, CLEANED, STREAM
 from kwire.errors import KwireError
 from kwire.transport.address import Address
 from kwire.transport.life import Say
@@ -57,6 +58,9 @@ FAREWELL: Final = 2.0
 WRONG_REVISION: Final = (10071, 10164)
 """Errors that say that a key has another revision."""
 
+NO_MESSAGE: Final = 10037
+"""The error that says that a key is not there."""
+
 OURS: Final = re.compile("ALERT.*CERTIFICATE|ALERT_UNKNOWN_CA")
 """What TLS calls it when the other side refuses our certificate."""
 
@@ -92,14 +96,19 @@ class Connection:
         return self._bucket
 
     async def get(self, key: str) -> tuple[bytes, int]:
-        """A value of the bucket and its revision; nothing and 0 where there is none."""
-        from nats.js.errors import KeyNotFoundError
-
-        try:
-            entry = await self.bucket.get(key)
-        except KeyNotFoundError:
+        """A value of the bucket and its revision; nothing and 0 where there is none. BrokerError."""
+        subject = json.dumps({"last_by_subj": f"$KV.{BUCKET}.{key}"}).encode()
+        answer = await self.nc.request(f"$JS.API.STREAM.MSG.GET.KV_{BUCKET}", subject, timeout=TIMEOUT)
+        told = json.loads(answer.data)
+        error = told.get("error")
+        if error is not None and error.get("err_code") == NO_MESSAGE:
             return b"", 0
-        return entry.value or b"", entry.revision or 0
+        if error is not None:
+            raise BrokerError("read", f"{key} of the bucket", str(error.get("description")))
+        message = told["message"]
+        if "hdrs" in message and b"KV-Operation" in base64.b64decode(message["hdrs"]):
+            return b"", 0  # somebody has deleted it
+        return base64.b64decode(message.get("data") or b""), int(message["seq"])
 
     async def keys(self) -> list[str]:
         """All keys of the bucket; no consumer is made for it, that the servers would keep for a while."""
@@ -138,19 +147,25 @@ class Connection:
         that come at once both may pass. They look for repeats when the order is agreed upon: what follows a
         revision has one id, whoever publishes it, so that only the first counts.
         """
-        from nats.js.errors import APIError
-
         headers = {
             "Nats-Expected-Last-Subject-Sequence": str(revision),
             "Nats-Msg-Id": f"{key}-{revision}",
         }
-        try:
-            answer = await self.js.publish(f"$KV.{BUCKET}.{key}", value, headers=headers)
-        except APIError as error:
-            if error.err_code in WRONG_REVISION:
-                return 0
-            raise
-        return 0 if answer.duplicate else answer.seq
+        answer = await self.nc.request(f"$KV.{BUCKET}.{key}", value, timeout=TIMEOUT, headers=headers)
+        told = json.loads(answer.data)
+        error = told.get("error")
+        if error is not None and error.get("err_code") in WRONG_REVISION:
+            return 0
+        if error is not None:
+            raise BrokerError("write", f"{key} of the bucket", str(error.get("description")))
+        return 0 if told.get("duplicate") else int(told["seq"])
+
+    async def now(self) -> float:
+        """The broker's time, in seconds since 1970: that of a write of ours, which changes nothing."""
+        while True:
+            value, revision = await self.get(CLEANED)
+            if await self.swap(CLEANED, value or b"0", revision):
+                return await self.written(CLEANED)
 
 
 Serve = Callable[[Connection], Awaitable[None]]
@@ -189,7 +204,8 @@ class Broker:
         self._troubles = Recurring(loop.now, say)
         self._users: list[Serve] = []
         self._join: Callable[[Serve], None] = _nothing  # has it served on the connection that there is
-        self._posted: deque[Callable[[], None]] = deque()
+        self._posted: deque[Callable[[], None]] = deque()  # for the loop's thread
+        self._submitted: deque[Callable[[], None]] = deque()  # for the broker's
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._aio = asyncio.new_event_loop()
         self._aio.set_exception_handler(self._unheard)
@@ -207,7 +223,7 @@ class Broker:
             self.submit(lambda: self._join(serve))
 
     def leave(self, serve: Serve) -> None:
-        """A user has all that it wanted: it is served no more on connections to come."""
+        """A user has all that it wanted, and ends by itself: it is served no more on connections to come."""
         if serve in self._users:
             self._users.remove(serve)
 
@@ -222,9 +238,19 @@ class Broker:
             self._thread.start()
 
     def submit(self, function: Callable[[], None]) -> None:
-        """Call a function in the broker's thread."""
-        if not self._aio.is_closed():
-            self._aio.call_soon_threadsafe(function)
+        """Call a function in the broker's thread, soon."""
+        self._submitted.append(function)
+        if len(self._submitted) == 1 and not self._aio.is_closed():  # else it is told already
+            self._aio.call_soon_threadsafe(self._obey)
+
+    def _obey(self) -> None:
+        while self._submitted:
+            function = self._submitted[0]
+            try:
+                function()
+            except Exception as error:
+                self.post(partial(self.loop.contain, error))
+            self._submitted.popleft()  # only now: who comes meanwhile need not wake us
 
     def close(self) -> None:
         """End the connection: users are cancelled, what they had written leaves."""
@@ -247,8 +273,11 @@ class Broker:
     def _hear(self, mask: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-        for _ in range(len(self._posted)):
-            function = self._posted.popleft()
+        left = len(self._posted)
+        while left and self._posted:
+            function, left = self._posted.popleft(), left - 1
+            if not left and self._posted:  # what has come meanwhile has its turn, and did not wake us
+                os.eventfd_write(self._wake, 1)
             try:
                 function()
             except Exception as error:
@@ -259,7 +288,7 @@ class Broker:
     def post(self, function: Callable[[], None]) -> None:
         """Call a function in the loop's thread, soon."""
         self._posted.append(function)
-        if self._wake >= 0:
+        if len(self._posted) == 1 and self._wake >= 0:  # else it is told already
             os.eventfd_write(self._wake, 1)
 
     async def there(self, function: Callable[[], T]) -> T:
@@ -339,16 +368,15 @@ class Broker:
         """Connect to a server, and serve until the connection ends."""
         gone = asyncio.Event()
         nc = await self._connect(server, gone)
-        tasks: list[asyncio.Task[None]] = []
-        served: list[Serve] = []
+        served: dict[Serve, asyncio.Task[None]] = {}
         try:
             self.connections += 1
             self.post(self._connected)
 
             def join(serve: Serve) -> None:
-                if serve not in served:
-                    served.append(serve)
-                    tasks.append(self._aio.create_task(self._use(nc, serve)))
+                if serve not in served and serve in self._users:
+                    served[serve] = task = self._aio.create_task(self._use(nc, serve))
+                    task.add_done_callback(lambda _: serve in self._users or served.pop(serve, None))
 
             self._join = join
             for serve in list(self._users):
@@ -358,6 +386,7 @@ class Broker:
                     await asyncio.wait_for(gone.wait(), LOOK)
         finally:
             self._join = _nothing
+            tasks = list(served.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -388,7 +417,7 @@ class Broker:
 
     def _refuse(self) -> None:
         self.refused = True
-        for heard in self.at_refusal:
+        for heard in list(self.at_refusal):
             heard()
 
     async def _use(self, nc: "Client", serve: Serve) -> None:

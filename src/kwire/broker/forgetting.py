@@ -2,11 +2,12 @@
 people where its host is gone.
 
 Invariants: a session of which the stream has a message stays, as whoever reads that needs its SCHEMAs and its
-claims; so does one whose source may go on with it: until it has ended and every group that began it has all
-of it, or nobody has written anything of it for `KEPT`. A source whose session is gone begins another one
-(`kwire.broker.sessions.Gone`), a collector gives what it has of it its ending. Times are the broker's. The
-entry of a session goes first, so that what is left of a removal that was interrupted is seen: the next one
-removes it.
+claims; so does one whose source may go on with it: until it has ended, every group that began it has all of
+it, and all captures that it is in have their ending, or nobody has written anything of it for `KEPT`. A
+source whose session is gone begins another one (`kwire.broker.sessions.Gone`), a collector gives what it has
+of it its ending. Times are the broker's. The entry of a session goes first, so that what is left of a removal
+that was interrupted is seen: the next one removes it; and so that collectors count what its agent, which may
+be there, still publishes (`kwire.collector.intake`).
 """
 
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from kwire.broker.address import BrokerAddress
 from kwire.broker.claims import Claims, ClaimsError
 from kwire.broker.client import BrokerError, Connection, plain
 from kwire.broker.overview import SessionView, overview
-from kwire.broker.sessions import TOUCH, last_of, read_entry
+from kwire.broker.sessions import last_of, read_entry
 from kwire.errors import KwireError
 from kwire.words import plural
 
@@ -26,8 +27,8 @@ KEPT: Final = 7 * 86400.0
 of it is in the stream and nobody has written of it.
 """
 
-SHORTEST: Final = 8
-"""Digits of a session that name it: as many as `kwire fleet status` shows."""
+MISSED: Final = 3
+"""So often in a row a source has not said that it is there when it counts as gone."""
 
 
 class Cleaner:
@@ -85,7 +86,7 @@ async def _spent(connection: Connection, session: str, keys: Iterable[str], now:
     except ClaimsError:  # somebody has to look at that
         return False
     ended = any(one.end is not None for one in claims)
-    if ended and all(one.over for one in claims):
+    if ended and all(one.spent for one in claims):
         return True
     if not ended and not entry.touched:  # its source is of an earlier release, and may be there
         return False
@@ -114,7 +115,7 @@ async def forget(connection: Connection, address: BrokerAddress, which: str, for
     """Remove all that the broker has of a host, by its name, or of a session. BrokerError where there is
     none, or its agent may be there, or messages are still to be collected and `force` is not given.
     """
-    found = await overview(connection, address, 0.0)
+    found = await overview(connection, address, 0.0, await connection.now())
     chosen = _chosen(found.sessions, which)
     if not chosen:
         cause = "there is no such host or session at the broker"
@@ -130,6 +131,7 @@ async def forget(connection: Connection, address: BrokerAddress, which: str, for
             subject = f"{names.PREFIX}.*.{one.session}"
             info = await connection.js.stream_info(names.STREAM, subjects_filter=subject)
             messages = sum((info.state.subjects or {}).values())
+            await connection.remove(names.session_key(one.session))
             await connection.js.purge_stream(names.STREAM, subject=subject)
             await remove(connection, one.session)
             told.append(Forgotten(one.host, one.session, messages, min(waiting[one.session], messages)))
@@ -145,7 +147,7 @@ def _chosen(sessions: Iterable[SessionView], which: str) -> list[SessionView]:
     every = list(sessions)
     if found := [one for one in every if one.host == which]:
         return found
-    found = [one for one in every if len(which) >= SHORTEST and one.session.startswith(which.lower())]
+    found = [one for one in every if len(which) >= names.SHORTEST and one.session.startswith(which.lower())]
     if len(found) > 1:
         raise BrokerError("forget", which, f"{len(found)} sessions begin so", "write more of its digits")
     return found
@@ -160,10 +162,14 @@ def _uncollected(view: SessionView, groups: set[str]) -> int:
 
 def _check(view: SessionView, waiting: int, which: str) -> None:
     """BrokerError where a session should not be removed."""
-    name = f"session {view.session[:SHORTEST]}" if which == view.host else "it"
-    if not view.over and view.heard < 2 * TOUCH:
+    name = f"session {view.session[: names.SHORTEST]}" if which == view.host else "it"
+    if not view.over and not view.touched:
+        cause = f"the agent of {name} is of an earlier release, which does not say whether it is there"
+        raise BrokerError("forget", which, cause, "see that it is gone; --force removes it then")
+    if not view.over and view.heard < MISSED * view.touched:
         cause = f"the agent of {name} was there {plural(int(view.heard), 'second')} ago"
-        cure = f"end it, or wait: {2 * TOUCH // 60} minutes after its last word it counts as gone (--force)"
+        minutes = MISSED * view.touched // 60
+        cure = f"end it, or wait: {minutes} minutes after its last word it counts as gone (--force)"
         raise BrokerError("forget", which, cause, cure)
     if waiting:
         cause = f"{plural(waiting, 'message')} of {name} are still to be collected"

@@ -29,6 +29,9 @@ BEFORE: Final = "Kwire-Before"
 AFTER: Final = "Kwire-After"
 """The same with this message."""
 
+SHORTEST: Final = 8
+"""Digits of a session that name it: as many as `kwire fleet status` shows."""
+
 REACH: Final = 512
 """Messages of a session that its source has under way at most, from the first not acknowledged on."""
 
@@ -59,6 +62,11 @@ def session_of(subject: str) -> str:
     if len(parts) == 3 and parts[0] == PREFIX and re.fullmatch(r"[0-9a-f]{32}", parts[2]):
         return parts[2]
     return ""
+
+
+def host_of(subject: str) -> str:
+    """The host of a message of ours, as a token."""
+    return subject.split(".")[1]
 
 
 def message_id(session: bytes, number: int) -> str:

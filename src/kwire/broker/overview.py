@@ -38,7 +38,8 @@ class SessionView(NamedTuple):
 
     `lag`: messages that a group has not claimed, by its name; `discarded`: events that it counted as
     discarded by the broker; `silent`: seconds since its last message, None where the broker has none of it;
-    `heard`: seconds since its source was there, as far as the broker knows.
+    `heard`: seconds since its source was there, as far as the broker knows; `touched`: seconds after which
+    that says so again, 0: it does not.
     """
 
     host: str
@@ -50,6 +51,7 @@ class SessionView(NamedTuple):
     rate: float | None
     silent: float | None
     heard: float
+    touched: int
     lag: dict[str, int]
     discarded: dict[str, int]
 
@@ -63,8 +65,13 @@ class Overview(NamedTuple):
     sessions: list[SessionView]
 
 
-async def overview(connection: Connection, address: BrokerAddress, seconds: float) -> Overview:
-    """Look, and again after so many seconds, for rates. BrokerError where the broker does not tell."""
+async def overview(
+    connection: Connection, address: BrokerAddress, seconds: float, now: float | None = None
+) -> Overview:
+    """Look, and again after so many seconds, for rates. `now`: the broker's time (`Connection.now`), in
+    seconds since 1970; None: this machine's, as to ask for the broker's takes a write. BrokerError where the
+    broker does not tell.
+    """
     info = await stream(connection.js, address)
     if info is None:
         raise absent(f"stream {names.STREAM}", address)
@@ -88,7 +95,7 @@ async def overview(connection: Connection, address: BrokerAddress, seconds: floa
                 claims.setdefault(session, {})[group] = found
         views = await _each(
             sessions,
-            lambda one: _view(connection, one, before[one], after[one], passed, claims.get(one, {})),
+            lambda one: _view(connection, one, before[one], after[one], passed, claims.get(one, {}), now),
         )
     except KwireError:
         raise
@@ -105,11 +112,13 @@ async def _view(
     last: Last | None,
     passed: float,
     claims: dict[str, Claims],
+    now: float | None,
 ) -> SessionView | None:
     entry = read_entry((await connection.get(names.session_key(session)))[0])
     if entry is None:
         return None
     when = max(await connection.written(names.session_key(session)), last.when if last is not None else 0.0)
+    now = time.time() if now is None else now
     messages = ((last.number - entry.first) & MASK) + 1 if last is not None else 0
     events, rate = _events(last), None
     if events is not None:
@@ -122,8 +131,9 @@ async def _view(
         messages,
         events,
         rate,
-        max(0.0, time.time() - last.when) if last is not None else None,
-        max(0.0, time.time() - when),
+        max(0.0, now - last.when) if last is not None else None,
+        max(0.0, now - when),
+        entry.touched,
         {group: max(0, messages - one.messages_claimed) for group, one in sorted(claims.items())},
         {group: one.discarded for group, one in sorted(claims.items())},
     )

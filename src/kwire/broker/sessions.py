@@ -7,6 +7,7 @@ others: it is text, short, or refused.
 """
 
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import Enum
@@ -40,8 +41,13 @@ _KEYS: Final = {
     "about": Key(MAP, "who its source says it is"),
     "began": Key(INTEGER, "when, ns since 1970"),
     "touched": Key(INTEGER, "seconds after which its source writes this again; 0: it does not", 0),
+    "size": Key(INTEGER, "bytes of its SCHEMAs; 0: not told", 0),
+    "check": Key(INTEGER, "their CRC-32", 0),
     "tool": Key(TEXT, "what wrote this", ""),
 }
+
+
+_COUNTS: Final = ("began", "touched", "size", "check")
 
 
 class Entry(NamedTuple):
@@ -53,11 +59,18 @@ class Entry(NamedTuple):
     about: dict[str, str]
     began: int
     touched: int
+    size: int = 0
+    check: int = 0
 
     @property
     def name(self) -> str:
         """What people call its source; empty where that does not say."""
         return self.about.get("name") or self.about.get("host", "")
+
+    def described(self, payload: bytes) -> bytes:
+        """The SCHEMAs of the session, where a payload begins with all of them; else nothing."""
+        found = payload[: self.size]
+        return found if len(found) == self.size and zlib.crc32(found) == self.check else b""
 
     def pack(self) -> bytes:
         """As a value of the bucket."""
@@ -74,7 +87,7 @@ def read_entry(value: bytes) -> Entry | None:
     if not (0 <= first <= MASK and 0 <= nonce <= MASK and 0 <= schemas <= MOST_PARTS):
         return None
     about = {str(key)[:SAID]: str(value)[:SAID] for key, value in list(found["about"].items())[:16]}
-    return Entry(first, nonce, schemas, about, int(found["began"]), int(found["touched"]))
+    return Entry(first, nonce, schemas, about, *(int(found[name]) for name in _COUNTS))
 
 
 class Gone(Enum):
@@ -111,7 +124,8 @@ async def take_up(
                 raise BrokerError("publish", "SCHEMAs", "they are larger than 32 MB", cure)
             for index, part in enumerate(parts):
                 await connection.bucket.put(schema_key(session, index), part)
-            now = entry._replace(schemas=len(parts))
+            size, check = sum(map(len, parts)), zlib.crc32(b"".join(parts))
+            now = entry._replace(schemas=len(parts), size=size, check=check)
         elif not follows(known.nonce, entry.nonce, after):
             return Gone.SUPERSEDED
         else:

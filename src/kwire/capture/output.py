@@ -10,9 +10,11 @@ GoneError, and one that was cut while it was written to is left as they cut it.
 
 import ctypes
 import errno
+import functools
 import os
 import select
 import stat
+from collections.abc import Callable
 
 from kwire.capture.destination import FULL, Destination, NoRoomError, OutputError
 from kwire.errors import KwireError
@@ -44,11 +46,17 @@ def _as_ours(error: OutputError) -> CaptureError:
     return kind(error.operation, error.subject, error.cause, error.cure)
 
 
-def _allocate(fd: int, offset: int, length: int) -> int:
-    """fallocate(2) beyond the end without changing the size: 0 or the errno."""
+@functools.cache
+def _fallocate() -> Callable[[int, int, int, int], int]:
+    """fallocate(2); to look it up takes longer than to call it."""
     call = ctypes.CDLL(None, use_errno=True).fallocate
     call.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    while call(fd, _KEEP_SIZE, offset, length):
+    return call
+
+
+def _allocate(fd: int, offset: int, length: int) -> int:
+    """fallocate(2) beyond the end without changing the size: 0 or the errno."""
+    while _fallocate()(fd, _KEEP_SIZE, offset, length):
         error = ctypes.get_errno()
         if error != errno.EINTR:
             return error

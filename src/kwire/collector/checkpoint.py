@@ -36,6 +36,9 @@ BLOCK: Final = 4096
 LARGEST: Final = 1 << 30
 """Bytes; a checkpoint that claims more is damage."""
 
+SMALL: Final = 16 << 10
+"""Bytes of a checkpoint that need not be written anew to be smaller when its sessions are over."""
+
 SLACK: Final = 64 << 10
 """Bytes that may be out of date, beside as many as there were after it was written anew."""
 
@@ -133,6 +136,11 @@ class Checkpoint:
         self._soiled, self._check = 0, check
         self._end += len(record)
         self._last.update(contents.often)
+
+    @property
+    def small(self) -> bool:
+        """Whether little is gained by writing it anew."""
+        return 0 < self._end <= SMALL
 
     def load(self) -> dict[bytes, bytes]:
         """Open the file that is there and give its values. Raises NoCheckpointError where it is damaged."""

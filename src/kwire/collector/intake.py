@@ -4,7 +4,9 @@ Invariants: a message is claimed before it is stored (`kwire.broker.claims`), an
 holds is safe, as the storage says it; one that another collector has, or had, is not stored here, whatever
 delivers it again. Each session takes one batch at a time: claimed, stored whole or not at all, safe, then
 acknowledged; the number of the last batch that is safe stands in the session's checkpoint, in the place of a
-sequence number. What the broker has discarded is counted once, by who finds out: as a batch of its own.
+sequence number. A checkpoint stays until the group knows that its capture has the ending, so a collector that
+was killed in between says it later. What the broker has discarded is counted once, by who finds out: as a
+batch of its own; messages of a session that the broker has forgotten are counted, and not given to us again.
 Bounded are the bytes that wait here. What talks to the broker runs in its thread; stores and checkpoints are
 the loop's.
 """
@@ -13,7 +15,7 @@ import asyncio
 import contextlib
 import os
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -63,6 +65,17 @@ ACK_WAIT: Final = 30.0
 MOST_PENDING: Final = 20_000
 """Messages that all collectors of a group may have without acknowledgement."""
 
+GATHER: Final = 0.05
+"""Seconds that the first message of a batch waits for others: each batch is a question and a commit."""
+
+UNKNOWN: Final = 30.0
+"""Seconds after which a session that the bucket does not know is forgotten: an entry is there before its
+first message, but a server that has just lost the lead may not know that it has.
+"""
+
+MOST_FORGOTTEN: Final = 4096
+"""Forgotten sessions that are known."""
+
 LATER: Final = 1.0
 """Seconds until what another collector may have, or what cannot be read yet, is delivered again."""
 
@@ -105,8 +118,12 @@ class _Session:
         self.ours = False  # a checkpoint here remembers it
         self.opened = False  # there is a store of it here
         self.bare = False  # nothing is in it, and no checkpoint was there
-        self.over = False
-        self.schemas: list[bytes] = []
+        self.ended = False  # its capture has the ending, or there is none
+        self.over = False  # and the group knows
+        self.fresh = False  # the claims may be the first
+        self.guessed = False  # and are taken for that
+        self.missing = 0.0  # since when the bucket does not know it
+        self.schemas: list[bytes] | None = None
         self.top: tuple[int, int] = (-1, 0)  # the last message seen: its place, its place in the stream
         self.storing: tuple[int, asyncio.Future[None]] | None = None  # a batch on its way into the store
         self.proof = 0  # when everything up to here is acknowledged, what is missing is gone
@@ -153,7 +170,8 @@ class Intake:
         self._stopping = False
         self._floor = 0  # up to here everything in the stream is acknowledged
         collector.intake = self
-        for stored in collector.storage.unfinished():
+        self._forgotten: dict[str, set[int]] = {}  # sessions → numbers of messages that were counted
+        for stored in collector.storage.all():
             if stored.about.get("transport") == TRANSPORT:
                 each = self.sessions[stored.token.hex()] = _Session(stored.token.hex())
                 each.ours = True  # nothing of it may come any more, but that it has ended
@@ -253,18 +271,22 @@ class Intake:
             self._broker.post(partial(self._stranger, handle.subject))
             await handle.term()
             return
-        each = self.sessions.get(session)
-        if each is None:
-            each = self.sessions[session] = _Session(session)
         before, after = (names.read_counts(headers.get(name)) for name in (names.BEFORE, names.AFTER))
         sequence = handle.metadata.sequence.stream
         # Its place is known when the bucket has told the first number; until then the number stands for it.
         message = _Message(number, handle.data, Span(0, 0, before, after), sequence, handle)
+        if session in self._forgotten:
+            await self._refuse(session, [message])
+            return
+        each = self.sessions.get(session)
+        if each is None:
+            each = self.sessions[session] = _Session(session)
+            each.fresh = True
         old = each.waiting.get(number)
         each.waiting[number] = message
         self._bytes += len(message.data) - (len(old.data) if old else 0)
         if not each.busy:
-            each.task = asyncio.get_running_loop().create_task(self._work(connection, each))
+            each.task = asyncio.get_running_loop().create_task(self._gather(connection, each))
 
     def _let_go(self, each: _Session, numbers: Iterable[int]) -> None:
         """Forget messages that wait."""
@@ -276,6 +298,11 @@ class Intake:
             self._room.set()
 
     # ------------------------------------------------------------------ the broker's thread: a session
+
+    async def _gather(self, connection: Connection, each: _Session) -> None:
+        """Wait for more of a session, and take it."""
+        await asyncio.sleep(GATHER)
+        await self._work(connection, each)
 
     async def _work(self, connection: Connection, each: _Session) -> None:
         """Claim, store and acknowledge what waits of a session, batch by batch."""
@@ -311,14 +338,29 @@ class Intake:
 
     async def _drop(self, each: _Session) -> None:
         """Give what is here of a session that the broker has forgotten its ending."""
+        each.over = True
+        if len(self._forgotten) >= MOST_FORGOTTEN:
+            del self._forgotten[next(iter(self._forgotten))]
+        self._forgotten[each.session] = set()
         waiting = list(each.waiting.values())
         self._let_go(each, list(each.waiting))
-        each.over = True
         await self._broker.there(partial(self._abandon, each))
         self.sessions.pop(each.session, None)
-        for message in waiting:
-            if message.handle is not None:
-                await message.handle.term()
+        await self._refuse(each.session, waiting)
+
+    async def _refuse(self, session: str, messages: Sequence[_Message]) -> None:
+        """Count messages of a session that the broker has forgotten; nobody is given them again."""
+        counted = self._forgotten.setdefault(session, set())
+        for message in messages:
+            if message.handle is None:
+                continue
+            await message.handle.term()
+            if message.place not in counted:  # which is its number
+                counted.add(message.place)
+                events = sum((lost_between(message.span) or {}).values())
+                host = names.host_of(message.handle.subject)
+                first = len(counted) == 1
+                self._broker.post(partial(self._count_refused, host, session, events, first))
 
     async def _some(self, connection: Connection, each: _Session) -> None:
         """One batch of what waits."""
@@ -365,14 +407,20 @@ class Intake:
         if each.entry is None:
             value, revision = await connection.get(names.session_key(each.session))
             entry = read_entry(value) if revision else None
-            if entry is None and each.ours:
-                raise _ForgottenError("collect", f"session {each.session}", "the broker has forgotten it")
             if entry is None:
+                now = asyncio.get_running_loop().time()
+                each.missing = each.missing or now
+                if each.ours or now >= each.missing + UNKNOWN:
+                    raise _ForgottenError("collect", f"session {each.session}", "the broker has forgotten it")
                 raise BrokerError("collect", f"session {each.session}", "the bucket knows nothing of it")
-            each.schemas = await schemas_of(connection, each.session, entry)
             each.entry = entry
         if each.known:
             return
+        if each.fresh and each.entry.first in each.waiting:  # if others were first, a swap says so
+            each.fresh, each.guessed, each.known = False, True, True
+            each.claims, each.revision = Claims(), 0
+            return
+        each.fresh = False
         value, each.revision = await connection.get(names.claims_key(self._group, each.session))
         some = not each.revision and (each.ours or each.opened)
         if some and not (await connection.get(names.session_key(each.session)))[1]:
@@ -414,6 +462,7 @@ class Intake:
         """
         spans = [span for span in mine.spans if (lost_between(span) or {})]
         payload = b"".join(map(partial(_losses, Cause.EXPIRED), spans))
+        await self._describe(connection, each, payload)
         batch = each.claims.renumber(self._me)
         if await self._swap(connection, each):
             await self._store(each, batch, payload)
@@ -425,9 +474,22 @@ class Intake:
         each.known = bool(each.revision)
         return each.known
 
+    async def _describe(self, connection: Connection, each: _Session, payload: bytes) -> None:
+        """Know the SCHEMAs of a session: mostly the first batch begins with them."""
+        if each.schemas is None:
+            assert each.entry is not None  # it was read
+            own = each.entry.described(payload)
+            each.schemas = [own] if own else await schemas_of(connection, each.session, each.entry)
+
     async def _take(self, connection: Connection, each: _Session, messages: list[_Message]) -> bool:
         """Claim messages, store them, and come back when they are safe; False: claim again."""
+        payload = b"".join(message.data for message in messages if not is_bye(message.data))
+        await self._describe(connection, each, payload)
         await self._see(each)
+        if each.guessed and each.batch:  # we have some of it: it comes again
+            each.guessed = each.known = False
+            return False
+        each.guessed = False
         claims, mine = each.claims, each.claims.open.get(self._me)
         if mine is not None and not mine.spans:
             each.batch = max(each.batch, mine.batch)  # where our checkpoint is gone
@@ -446,7 +508,6 @@ class Intake:
             raise BrokerError("collect", each.name, "the group knows less of it than its checkpoint")
         if not await self._swap(connection, each):
             return False
-        payload = b"".join(message.data for message in messages if not is_bye(message.data))
         await self._store(each, batch, payload)
         return True
 
@@ -472,13 +533,28 @@ class Intake:
         for gap in each.claims.gaps:
             if not await self._mind(connection, each, gap):
                 break
-        if each.claims.claimed:
-            await self._confirm(connection, each)
-        if each.known and each.claims.over and not each.over:
+        if not each.known or not each.claims.claimed:
+            return
+        mine = each.claims.open.get(self._me, Open(0, ()))
+        if each.claims.others_store(self._me) or (mine.spans and mine.batch != each.batch):
+            await self._confirm(connection, each)  # what others may take back is not over yet
+            return
+        if not each.ended:  # from here on the claims change in no more than this
+            each.ended = await self._broker.there(partial(self._finish, each, each.claims))
+        if each.ended and await self._say_ended(connection, each):
             each.over = True
-            claims = each.claims
-            await self._broker.there(partial(self._finish, each, claims))
+            await self._broker.there(partial(self._disregard, each))
             self.sessions.pop(each.session, None)
+
+    async def _say_ended(self, connection: Connection, each: _Session) -> bool:
+        """Let the group know that our capture has its ending; False where that has to be said again."""
+        claims = each.claims
+        if self._me not in claims.parts or self._me in claims.ended:
+            return True
+        if self._me in claims.open:
+            claims.confirm(self._me)
+        claims.ended.add(self._me)
+        return await self._swap(connection, each)
 
     async def _mind(self, connection: Connection, each: _Session, gap: Span) -> bool:
         """A gap: where everything that could fill it was delivered and acknowledged, the broker has discarded
@@ -544,7 +620,7 @@ class Intake:
         each.known = False
         try:
             await self._read(connection, each)
-            if not each.waiting:
+            if not each.waiting and not each.claims.claimed:
                 await self._confirm(connection, each)
         except _ForgottenError:
             await self._drop(each)
@@ -579,6 +655,17 @@ class Intake:
         keeper.promise(StoredSession(bytes.fromhex(each.session), _about(each)), begun=False)
         return 0, False
 
+    def _disregard(self, each: _Session) -> None:
+        """Nothing need be remembered of a session any more: what comes again of it, the claims know."""
+        self.collector.storage.disregard(StoredSession(bytes.fromhex(each.session), {}))
+
+    def _count_refused(self, host: str, session: str, events: int, first: bool) -> None:
+        """A message of a forgotten session has come; the first is told."""
+        self.collector.tally.lose(host, events, Cause.BROKER)
+        if first:
+            which = f"session {session[: names.SHORTEST]}, which the broker has forgotten"
+            self.collector.note(f"{host}: what comes of {which}, is counted as lost", "events_lost")
+
     def _open(self, each: _Session) -> None:
         """Open the store of a session."""
         self._promise(each)  # its checkpoint may have been removed
@@ -596,7 +683,6 @@ class Intake:
         if remembered is None or remembered.done:
             return None
         if not remembered.next:  # others took all that we might have taken
-            keeper.disregard(remembered)
             return None
         return keeper.open(remembered.token, remembered.about)
 
@@ -619,8 +705,9 @@ class Intake:
                 self._open(each)
             assert each.store is not None  # it was opened
             assert each.stored is not None
-            schemas = [] if each.stored.numbers else _schemas_only(each.schemas)
-            keeper.take(each.store, each.stored, batch - 1, b"".join((*schemas, payload)))
+            told = b"" if each.stored.numbers else b"".join(_schemas_only(each.schemas or ()))
+            payload = payload if payload.startswith(told) else told + payload
+            keeper.take(each.store, each.stored, batch - 1, payload)
         except (FullError, CheckpointError) as error:
             self.collector.ail(error)
             loop.at(loop.now() + storage.AGAIN, retry)
@@ -650,16 +737,18 @@ class Intake:
                 if each.again is not None:
                     loop.at(loop.now() + storage.AGAIN, each.again)
 
-    def _finish(self, each: _Session, claims: Claims) -> None:
-        """Everything of a session is stored, here or by others of the group."""
+    def _finish(self, each: _Session, claims: Claims) -> bool:
+        """Everything of a session is stored, here or by others of the group; whether the part that is here
+        has its ending.
+        """
         keeper = self.collector.storage
         try:
             kept = self._kept(each)
         except (CaptureError, CheckpointError) as error:
             self.collector.note(str(error))
-            return
+            return False
         if kept is None:
-            return
+            return True
         store, stored = kept
         try:
             if not store.closed:
@@ -670,24 +759,27 @@ class Intake:
             keeper.forget(store)
         except (CaptureError, CheckpointError) as error:
             self.collector.fail(store, error)
-            return
+            return False
         shared = (
             f"; {are(len(claims.collectors), 'collector')} sharing it" if len(claims.collectors) > 1 else ""
         )
         self.collector.say(f"{each.name} has ended: {in_words(store, stored)}{shared}", "session_ended")
         self.collector.finished()
+        return True
 
     def _abandon(self, each: _Session) -> None:
         """The broker has forgotten a session before all of it was here: nobody knows what there was."""
         try:
             kept = self._kept(each)
             if kept is None:
+                self._disregard(each)
                 return
             store, stored = kept
             store.unshare(stored)
             self.collector.storage.finish(store, stored)
             self.collector.tally.add(str(self._broker.address), store, stored, None)
             self.collector.storage.forget(store)
+            self._disregard(each)
         except (CaptureError, CheckpointError) as error:
             self.collector.note(str(error))
             return

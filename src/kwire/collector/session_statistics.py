@@ -93,6 +93,14 @@ class SessionStatistics:
         self.sessions.pop(token, None)
         self._change(self._sums.pop(token, (0, 0, 0, 0, {})), -1)
 
+    def lose(self, host: str, events: int, cause: int) -> None:
+        """Add events of a host that are lost, and of no session that is known here."""
+        sums = self.hosts.setdefault(host, _host(host))
+        sums["lost"] += events
+        sums["causes"][cause_text(cause)] = sums["causes"].get(cause_text(cause), 0) + events
+        self.causes[cause] += events
+        self.lost += events
+
     def _change(self, sums: tuple[int, int, int, int, Mapping[int, int]], sign: int) -> None:
         errors, events, lost, size, causes = sums
         for cause, count in causes.items():

@@ -40,6 +40,9 @@ MOST_DONE: Final = 4096
 """Sessions that have ended which are known though somebody has removed their checkpoints."""
 
 
+MOST_PROMISED: Final = 256
+"""Sessions that have delivered nothing yet whose checkpoints are kept open."""
+
 PARKED: Final = 1024
 """Sessions that are away after which it is looked for those that are not remembered any more; then at twice
 as many as there are.
@@ -81,6 +84,7 @@ class Storage:
         self._packing = Packing()
         self._merged: Store | None = None
         self._dirty: set[Store] = set()
+        self._promised: dict[str, Store] = {}  # of sessions that have delivered nothing yet, by checkpoint
         self._done: dict[bytes, StoredSession] = {}  # ended here, by token: checkpoints may be removed
         self._merged_left: tuple[str, int] | None = None  # the same of a merged capture
         self._parked: dict[str, tuple[str, int]] = {}
@@ -101,13 +105,25 @@ class Storage:
             return
         if begun:
             raise NoCheckpointError("read", checkpoint, "it was removed", "its session begins anew")
-        Store.promise(checkpoint, stored_session, self.place.options.sync)
+        self._unpromise(checkpoint)  # it was removed
+        store = Store.promised(checkpoint, self._packing, self.place.options, stored_session)
+        self._promised[checkpoint] = store
+        if self.place.merged or len(self._promised) > MOST_PROMISED:
+            self._unpromise(next(iter(self._promised)))
+
+    def _unpromise(self, checkpoint: str) -> None:
+        """Close the checkpoint of a session that has delivered nothing yet, where it is open."""
+        store = self._promised.pop(checkpoint, None)
+        if store is not None:
+            store.forgo()
 
     def remembered(self, token: bytes) -> StoredSession | None:
         """A session that a checkpoint remembers, though it is finished. CheckpointError: that cannot be
         known.
         """  # fmt: skip
         path = self._checkpoint(token)
+        if path in self._promised and os.path.exists(path):
+            return self._promised[path].stored_sessions[token]
         own = self._stored_sessions_of(path)
         known = [*self._merged_stored_sessions(), *own]
         found = next((one for one in known if one.token == token), None)
@@ -116,9 +132,11 @@ class Storage:
         return found or self._done.get(token)
 
     def unfinished(self) -> list[StoredSession]:
-        """The sessions that checkpoints remember and that have not ended, as far as checkpoints can be
-        read.
-        """  # fmt: skip
+        """The sessions that checkpoints remember and that have not ended."""
+        return [one for one in self.all() if not one.done]
+
+    def all(self) -> list[StoredSession]:
+        """The sessions that checkpoints remember, as far as checkpoints can be read."""
         stored_sessions: dict[bytes, StoredSession] = {}
         for path in self.place.folder.checkpoints():
             try:
@@ -126,7 +144,7 @@ class Storage:
             except CheckpointError as error:  # its sessions may go on another time; others do now
                 self._told.say(str(error), "disk")
         stored_sessions |= {one.token: one for one in self._merged_stored_sessions()}
-        return [one for one in stored_sessions.values() if not one.done]
+        return list(stored_sessions.values())
 
     def disregard(self, stored_session: StoredSession) -> None:
         """A session that has ended and delivered nothing need not be remembered."""
@@ -134,6 +152,7 @@ class Storage:
             self.finish(self._merged, self._merged.stored_sessions[stored_session.token])
             self.soon(self._merged)
         else:
+            self._unpromise(self.place.folder.checkpoint(stored_session.token))
             with contextlib.suppress(OSError, CheckpointError):  # then it is remembered a while
                 os.unlink(self._checkpoint(stored_session.token))
 
@@ -310,10 +329,13 @@ class Storage:
                 return
 
     def _again(self, token: bytes, host: str) -> Store:
-        folder = self.place.folder
-        return Store.again(
-            self._checkpoint(token), self._packing, self.place.options, partial(folder.capture, host)
-        )
+        checkpoint, options = self._checkpoint(token), self.place.options
+        spare = partial(self.place.folder.capture, host)
+        promised = self._promised.pop(checkpoint, None)
+        if promised is None:
+            return Store.again(checkpoint, self._packing, options, spare)
+        promised.begin(options, spare)
+        return promised
 
     # ------------------------------------------------------------------ commits
 

@@ -87,6 +87,7 @@ class Store:
 
     __slots__ = (
         "_checkpoint",
+        "_empty",
         "_ended",
         "_front",
         "_packing",
@@ -151,14 +152,23 @@ class Store:
             store._checkpoint.close()
         return store
 
-    @staticmethod
-    def promise(checkpoint: str, stored_session: StoredSession, sync: bool) -> None:
-        """Remember a session that has delivered nothing yet: no capture is made before it does."""
-        front = {"path": "", "about": stored_session.about, "merged": False, "id": ""}
-        often = stored_session.contents(over=True).often
-        book = Checkpoint(checkpoint, lambda: Contents({_FRONT: cbor.dumps(front), **often}), sync=sync)
-        book.renew()
-        book.close()
+    @classmethod
+    def promised(
+        cls, checkpoint: str, packing: Packing, options: Options, stored_session: StoredSession
+    ) -> "Store":
+        """One that remembers a session that has delivered nothing yet: its capture is made by `begin`.
+        CheckpointError.
+        """
+        store = cls.__new__(cls)
+        store._prepare(checkpoint, packing, options, None)
+        assert store._checkpoint is not None  # _prepare made it
+        store.path, store.merged = "", False
+        store._front = {"path": "", "about": stored_session.about, "merged": False, "id": ""}
+        store.stored_sessions = {stored_session.token: stored_session}
+        front = {_FRONT: cbor.dumps(store._front)}
+        store._checkpoint.renew(Contents({**front, **stored_session.contents(over=True).often}))
+        stored_session.kept()
+        return store
 
     @staticmethod
     def stored_sessions_of(checkpoint: str) -> list[StoredSession]:
@@ -214,11 +224,28 @@ class Store:
         self._packing = packing
         self.stored_sessions: dict[bytes, StoredSession] = {}
         self.closed = self._ended = False
+        self._empty = True  # there is no capture yet
         self.opened = False
         """Whether this one wrote the capture; a closed one that did not has found it ended."""
         self._unpromised = ""  # the id of a capture that is written and of which the checkpoint knows nothing
         self._stored_session: StoredSession | None = None  # whose payload is being taken
         self._touched: dict[StoredSession, None] = {}  # those that changed since they were made safe
+
+    def begin(self, options: Options, spare: Callable[[], str]) -> None:
+        """Make the capture of a store that was `promised`. CaptureError or CheckpointError: then it is of no
+        use any more, and its checkpoint says what it said before.
+        """
+        self._spare = spare
+        try:
+            self._begin(spare(), options)
+        except BaseException:
+            self.forgo()
+            raise
+
+    def forgo(self) -> None:
+        """Let go of a checkpoint in which nothing is to be written any more; it stays as it is."""
+        if self._checkpoint is not None:
+            self._checkpoint.close()
 
     def _restore(
         self,
@@ -298,9 +325,7 @@ class Store:
         self.path, self._front["path"] = path, os.path.basename(path)
         self._front["id"] = os.urandom(16).hex()
         if self._checkpoint is not None and after is None:
-            stored_sessions = self._stored_sessions(whole=True)
-            begun = {_FRONT: cbor.dumps({**self._front, "begun": False})}
-            self._checkpoint.renew(Contents({**stored_sessions.often, **begun}, stored_sessions.once))
+            self._checkpoint.write(self._contents())
         self._open(options, after=after, retired=retired)
         try:
             self._put_down()
@@ -346,7 +371,7 @@ class Store:
             kernel=about.get("kernel", ""),
             tool=about.get("tool", "") or "kwire",
         )
-        self.opened = True
+        self.opened, self._empty = True, False
 
     # --- sessions
 
@@ -511,7 +536,9 @@ class Store:
         return Contents(often, once)
 
     def _file(self) -> dict[bytes, bytes]:
-        """What a checkpoint has of the capture; only after `settle`."""
+        """What a checkpoint has of the capture; only after `settle`, or before there is one."""
+        if self._empty:
+            return {_FRONT: cbor.dumps({**self._front, "begun": False})}
         state = {_FILE + name.encode(): part for name, part in self.writer.state().items()}
         return {_FRONT: cbor.dumps(self._front), **state}
 
@@ -547,12 +574,13 @@ class Store:
                 self._packing.user = None
 
     def _end_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Let a small checkpoint remember that the sessions have ended; on a full disk the large one does."""
+        """Let a small checkpoint remember that the sessions have ended; on a full disk a large one does."""
         self._ended = True
-        try:
-            checkpoint.renew()
-        except CheckpointError:
-            checkpoint.write(Contents({_FILE + b"head": b""}))
+        if not checkpoint.small:
+            with contextlib.suppress(CheckpointError):
+                checkpoint.renew()
+                return
+        checkpoint.write(Contents({_FILE + b"head": b""}))
 
     def _note_ending(self, checkpoint: Checkpoint) -> None:
         """Let the checkpoint know that the capture has its ending, though more may come: then its owner may
