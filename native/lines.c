@@ -3,7 +3,7 @@
  * writes one event after the other; invariants as in walk.c. What is not plain (a text that is not ASCII or was cut,
  * a frame with a checksum, a record that is not sound) ends the walk before it, for Python to write.
  */
-#include "rows.h"
+#include "text.h"
 
 struct part {
 	uint64_t kind, at, size, is_signed, letter, bits, flags, width, precision; /* precision: 0 is none, else 1 more */
@@ -17,54 +17,12 @@ _Static_assert(sizeof(struct part) == 8 * PART_WORDS && sizeof(struct shape) == 
 
 struct out {
 	uint8_t *p, *end;
-	int full; /* whether something did not fit */
 };
-
-/* Texts of a table, which rows have by their numbers: text n ends at ends[n], where the next one begins. */
-struct given {
-	const uint32_t *numbers;
-	uint64_t count, by_row; /* numbers; whether each is a row's, else one of those of its shape */
-	const uint8_t *texts;
-	uint64_t size;
-	const uint32_t *ends;
-	uint64_t texts_count;
-};
-
-/* What a line needs beside its frame. */
-struct beside {
-	int64_t time; /* wall clock, ns */
-	uint64_t row, place; /* its number, and that among the rows of its shape */
-	const struct given *given;
-	uint64_t given_count;
-};
-
-/* Copies few bytes, as pieces of a line are, without a call: its two ends as whole numbers, which may overlap. */
-static inline void copy(uint8_t *to, const uint8_t *from, uint64_t size)
-{
-	if (size > 32) {
-		memcpy(to, from, size);
-	} else if (size >= 16) {
-		memcpy(to, from, 16);
-		memcpy(to + size - 16, from + size - 16, 16);
-	} else if (size >= 8) {
-		memcpy(to, from, 8);
-		memcpy(to + size - 8, from + size - 8, 8);
-	} else if (size >= 4) {
-		memcpy(to, from, 4);
-		memcpy(to + size - 4, from + size - 4, 4);
-	} else if (size) {
-		to[0] = from[0];
-		to[size / 2] = from[size / 2];
-		to[size - 1] = from[size - 1];
-	}
-}
 
 static inline int put(struct out *out, const void *from, uint64_t size)
 {
-	if ((uint64_t)(out->end - out->p) < size) {
-		out->full = 1;
+	if ((uint64_t)(out->end - out->p) < size)
 		return 0;
-	}
 	copy(out->p, from, size);
 	out->p += size;
 	return 1;
@@ -72,10 +30,8 @@ static inline int put(struct out *out, const void *from, uint64_t size)
 
 static int fill(struct out *out, uint8_t byte, uint64_t count)
 {
-	if ((uint64_t)(out->end - out->p) < count) {
-		out->full = 1;
+	if ((uint64_t)(out->end - out->p) < count)
 		return 0;
-	}
 	memset(out->p, byte, count);
 	out->p += count;
 	return 1;
@@ -119,46 +75,15 @@ static int is_integer(const struct part *part)
 	return part->size == 1 || part->size == 2 || part->size == 4 || part->size == 8;
 }
 
-/*
- * Puts down the eight digits of a number below 10^8, and gives how many zeros they begin with, 8 of 0. Fours, pairs
- * and digits are parted side by side in one word, of which the lowest is the first.
- */
-static inline uint64_t eight_digits(uint8_t *digits, uint32_t value)
-{
-	uint64_t word = value / 10000 | (uint64_t)(value % 10000) << 32, high;
-
-	high = (word * 10486) >> 20 & 0x0000007f0000007fu; /* n / 100, for n below 10^4 */
-	word = high | (word - 100 * high) << 16;
-	high = (word * 103) >> 10 & 0x000f000f000f000fu; /* n / 10, for n below 100 */
-	word = high | (word - 10 * high) << 8;
-	uint64_t zeros = word ? (uint64_t)__builtin_ctzll(word) / 8 : 8;
-	word |= 0x3030303030303030u;
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-	word = __builtin_bswap64(word);
-#endif
-	memcpy(digits, &word, 8);
-	return zeros;
-}
-
-/* The digits of a number before digits[at], 24 of which are to write in; none of 0. Gives where they begin. */
-static inline uint64_t decimal(uint8_t *digits, uint64_t at, uint64_t value)
-{
-	for (; value >= 100000000; value /= 100000000)
-		eight_digits(digits + (at -= 8), (uint32_t)(value % 100000000));
-	at -= 8;
-	return at + eight_digits(digits + at, (uint32_t)value);
-}
-
 /* A number without a width, a sign or zeros of its own, as most are. */
 static int bare(struct out *out, int minus, uint64_t value)
 {
-	uint8_t digits[24];
-	uint64_t at = decimal(digits, sizeof digits, minus ? 0 - value : value);
+	uint8_t digits[32], *p = digits;
 
-	if (!value)
-		digits[--at] = '0';
-	uint64_t size = (sizeof digits - at) & 31; /* it is 20 at most, which the compiler does not see */
-	return (!minus || put(out, "-", 1)) && put(out, digits + at, size);
+	if (minus)
+		*p++ = '-';
+	uint64_t size = (uint64_t)(write_number(p, minus ? 0 - value : value) - digits);
+	return put(out, digits, size & 31); /* it is 21 at most, which the compiler does not see */
 }
 
 static int integer(struct out *out, const struct part *part, uint64_t value)
@@ -185,14 +110,15 @@ static int integer(struct out *out, const struct part *part, uint64_t value)
 			sign[signs++] = ' ';
 		}
 	}
-	if (base == 10)
-		at = decimal(digits, at, value);
-	else if (base == 16)
-		for (; value; value >>= 4)
-			digits[--at] = (uint8_t)(part->letter == 'X' ? high : low)[value & 15];
-	else
-		for (; value; value >>= 3)
-			digits[--at] = (uint8_t)('0' + (value & 7));
+	if (base == 10 && value) {
+		uint8_t written[32];
+		uint64_t count = (uint64_t)(write_number(written, value) - written) & 31; /* as above */
+		copy(digits + (at -= count), written, count);
+	}
+	for (; base == 16 && value; value >>= 4)
+		digits[--at] = (uint8_t)(part->letter == 'X' ? high : low)[value & 15];
+	for (; base == 8 && value; value >>= 3)
+		digits[--at] = (uint8_t)('0' + (value & 7));
 	if (zero && !(part->precision && !precision))
 		digits[--at] = '0';
 	uint64_t size = sizeof digits - at, zeros = precision > size ? precision - size : 0;
@@ -235,63 +161,6 @@ static int text(struct out *out, const struct part *part, const uint8_t *p, uint
 	return padded(out, part, p, size);
 }
 
-/* Text as JSON, in quotes; 0 where that is more than its characters. */
-static int json(struct out *out, const uint8_t *p, uint64_t size)
-{
-	for (uint64_t i = 0; i < size; i++)
-		if (p[i] < ' ' || p[i] > '~' || p[i] == '"' || p[i] == '\\')
-			return 0;
-	return put(out, "\"", 1) && put(out, p, size) && put(out, "\"", 1);
-}
-
-/* Text between two commas: in quotes where it is empty, or has what means something there. */
-static int cell(struct out *out, const uint8_t *p, uint64_t size)
-{
-	int special = !size;
-
-	if (!plain(p, size))
-		return 0;
-	for (uint64_t i = 0; i < size; i++)
-		special |= p[i] == '"' || p[i] == ',' || p[i] == '\r' || p[i] == '\n';
-	if (!special)
-		return put(out, p, size);
-	if (!put(out, "\"", 1))
-		return 0;
-	for (uint64_t i = 0; i < size; i++)
-		if (!(p[i] == '"' ? put(out, "\"\"", 2) : put(out, p + i, 1)))
-			return 0;
-	return put(out, "\"", 1);
-}
-
-static int hexadecimal(struct out *out, const uint8_t *p, uint64_t size)
-{
-	static const char digits[] = "0123456789abcdef";
-
-	for (uint64_t i = 0; i < size; i++) {
-		uint8_t two[2] = { (uint8_t)digits[p[i] >> 4], (uint8_t)digits[p[i] & 15] };
-		if (!put(out, two, 2))
-			return 0;
-	}
-	return 1;
-}
-
-/* Bytes or a text as its part wants it: `letter` is one of the STYLEs. */
-static int styled(struct out *out, const struct part *part, const uint8_t *p, uint64_t size)
-{
-	switch (part->letter) {
-	case STYLE_JSON:
-		return json(out, p, size);
-	case STYLE_CELL:
-		return cell(out, p, size);
-	case STYLE_HEX:
-		return size ? hexadecimal(out, p, size) : put(out, "\"\"", 2);
-	case STYLE_JSON_HEX:
-		return put(out, "\"", 1) && hexadecimal(out, p, size) && put(out, "\"", 1);
-	default:
-		return text(out, part, p, size);
-	}
-}
-
 /* The value of a field of the tail, at the end of whose record `length` bytes lie. */
 static int tail(struct out *out, const struct shape *shape, const struct part *part, const uint8_t *frame,
 		uint64_t length)
@@ -302,41 +171,14 @@ static int tail(struct out *out, const struct shape *shape, const struct part *p
 	uint64_t at = number16(p, part), said = number16(p + 2, part), size = said & TAIL_MAX;
 	if (size && (at < shape->fixed || at + size > length))
 		return 0;
-	if (part->letter == STYLE_CUT)
-		return said > TAIL_CUT ? put(out, "true", 4) : put(out, "false", 5);
-	if (part->letter == STYLE_CELL || part->letter == STYLE_HEX) {
-		if (said == TAIL_CUT)
-			return 1; /* it could not be read */
-	} else if (said & TAIL_CUT) {
+	if (said & TAIL_CUT)
 		return 0;
-	}
-	return styled(out, part, frame + (size ? at : 0), size);
-}
-
-/* What does not stand in a frame: 0 where it is not there either. */
-static int without_frame(struct out *out, const struct part *part, const struct beside *beside)
-{
-	if (!beside)
-		return 0;
-	if (part->kind == PART_TIME)
-		return integer(out, part, (uint64_t)beside->time);
-	if (part->kind == PART_NANOSECONDS) {
-		int64_t rest = beside->time % 1000000000;
-		return integer(out, part, (uint64_t)(rest < 0 ? rest + 1000000000 : rest));
-	}
-	if (part->at >= beside->given_count)
-		return 0;
-	const struct given *given = beside->given + part->at;
-	uint64_t row = given->by_row ? beside->row : beside->place;
-	if (row >= given->count || given->numbers[row] >= given->texts_count)
-		return 0;
-	uint64_t number = given->numbers[row], end = given->ends[number], start = number ? given->ends[number - 1] : 0;
-	return start <= end && end <= given->size && put(out, given->texts + start, end - start);
+	return text(out, part, frame + (size ? at : 0), size);
 }
 
 /* One line; 0 where it is not plain, or finds no room. */
 static int line(struct out *out, const struct shape *shape, const struct part *parts, const uint8_t *frame,
-		uint64_t length, const uint8_t *texts, uint64_t texts_size, const struct beside *beside)
+		uint64_t length, const uint8_t *texts, uint64_t texts_size)
 {
 	for (uint64_t i = 0; i < shape->count; i++) {
 		const struct part *part = &parts[shape->first + i];
@@ -344,11 +186,6 @@ static int line(struct out *out, const struct shape *shape, const struct part *p
 			if (part->at > texts_size || part->size > texts_size - part->at)
 				return 0;
 			if (!put(out, texts + part->at, part->size))
-				return 0;
-			continue;
-		}
-		if (part->kind == PART_TIME || part->kind == PART_NANOSECONDS || part->kind == PART_GIVEN) {
-			if (!without_frame(out, part, beside))
 				return 0;
 			continue;
 		}
@@ -361,17 +198,11 @@ static int line(struct out *out, const struct shape *shape, const struct part *p
 		} else if (part->kind == PART_CHARACTER) {
 			uint8_t byte = is_integer(part) ? (uint8_t)read_integer(p, part) : 0x80;
 			done = byte < 0x80 && padded(out, part, &byte, 1);
-		} else if (part->kind == PART_BOOL) {
-			uint64_t any = 0;
-			for (uint64_t at = 0; at < part->size; at++)
-				any |= p[at];
-			done = any ? put(out, "true", 4) : put(out, "false", 5);
 		} else if (part->kind == PART_TAIL) {
 			done = tail(out, shape, part, frame, length);
 		} else {
-			int all = part->letter == STYLE_HEX || part->letter == STYLE_JSON_HEX;
-			const uint8_t *nul = all ? NULL : memchr(p, 0, part->size);
-			done = styled(out, part, p, nul ? (uint64_t)(nul - p) : part->size);
+			const uint8_t *nul = memchr(p, 0, part->size);
+			done = text(out, part, p, nul ? (uint64_t)(nul - p) : part->size);
 		}
 		if (!done)
 			return 0;
@@ -389,7 +220,7 @@ uint64_t kw_print_lines(const uint8_t *data, uint64_t size, const uint64_t *offs
 			uint64_t parts_count, const uint8_t *texts, uint64_t texts_size, uint8_t *room,
 			uint64_t room_size, uint64_t *ends, uint64_t *times, uint64_t *told)
 {
-	struct out out = { room, room + room_size, 0 };
+	struct out out = { room, room + room_size };
 	uint64_t done = 0;
 
 	told[0] = 0;
@@ -407,7 +238,7 @@ uint64_t kw_print_lines(const uint8_t *data, uint64_t size, const uint64_t *offs
 			break;
 		if (shape->first > parts_count || shape->count > parts_count - shape->first)
 			break;
-		if (!line(&out, shape, parts, frame, length, texts, texts_size, NULL))
+		if (!line(&out, shape, parts, frame, length, texts, texts_size))
 			break;
 		told[0] = ends[done] = (uint64_t)(out.p - room);
 		times[done] = event_time(frame);
@@ -415,55 +246,6 @@ uint64_t kw_print_lines(const uint8_t *data, uint64_t size, const uint64_t *offs
 			told[1] = 0;
 	}
 	return done;
-}
-
-/* What rows are written with: the shape of each, its wall-clock time, and its place among the rows of its shape. */
-struct written {
-	const uint32_t *shape;
-	const int64_t *times;
-	const uint32_t *places;
-	const struct shape *shapes;
-	uint64_t shapes_count;
-	const struct part *parts;
-	uint64_t parts_count;
-	const uint8_t *texts;
-	uint64_t texts_size;
-	const struct given *given;
-	uint64_t given_count;
-};
-
-/*
- * The lines of rows from `first` on, each in its shape, up to the first that finds no room in out[0, room): how many,
- * and where each ends in `out`. One that is not plain is left out: odd[] is 1 then.
- */
-uint64_t kw_rows_lines(const struct rows *rows, const struct written *with, uint64_t first, uint8_t *room,
-		       uint64_t room_size, uint64_t *ends, uint8_t *odd)
-{
-	struct out out = { room, room + room_size, 0 };
-	uint64_t i;
-
-	for (i = first; i < rows->count; i++) {
-		uint8_t *start = out.p;
-		const uint8_t *frame = row_bytes(rows, i, 0, rows->ends[i]);
-		struct beside beside = { with->times[i], i, with->places[i], with->given, with->given_count };
-		int done = 0;
-		if (frame && with->shape[i] < with->shapes_count) {
-			const struct shape *shape = with->shapes + with->shape[i];
-			done = rows->ends[i] >= shape->fixed && shape->first <= with->parts_count &&
-			       shape->count <= with->parts_count - shape->first &&
-			       line(&out, shape, with->parts, frame, rows->ends[i], with->texts, with->texts_size,
-				    &beside);
-		}
-		if (out.full) {
-			out.p = start;
-			break;
-		}
-		odd[i - first] = !done;
-		if (!done)
-			out.p = start;
-		ends[i - first] = (uint64_t)(out.p - room);
-	}
-	return i - first;
 }
 
 struct run {
@@ -487,7 +269,7 @@ static int before(const struct run *runs, const uint64_t *at, uint64_t a, uint64
  */
 uint64_t kw_merge_lines(const struct run *runs, uint64_t count, uint64_t *at, uint8_t *room, uint64_t room_size)
 {
-	struct out out = { room, room + room_size, 0 };
+	struct out out = { room, room + room_size };
 
 	memset(at, 0, count * sizeof *at);
 	for (;;) {

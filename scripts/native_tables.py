@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from kwire import native
+from kwire.analyze import rowlines
 from kwire.capture import walk
 from kwire.kernel import ring
 from kwire.packets import conversations, fragments, memory, network, streams, tables
@@ -24,6 +25,11 @@ HEAD = """\
 #define KWIRE_TABLES_H
 """
 
+
+PARTS = ("TEXT", "INTEGER", "CHARACTER", "TAIL", "FIXED")
+ROW_PARTS = ("INTEGER", "TAIL", "FIXED", "BOOL", "NOTHING", "TIME", "MOMENT", "GIVEN")
+STYLES = ("JSON", "CELL", "HEX", "JSON_HEX", "CUT")
+"""Of those of lines: `view.batches` and `analyze.rowlines`."""
 
 FLAGS = {"-": "LEFT", "0": "ZERO", "+": "PLUS", " ": "SPACE", "#": "FORM"}
 """What the flags of a conversion are called in C."""
@@ -105,21 +111,16 @@ def text() -> str:
         "FIELD_WORDS": native.FIELD_WORDS,
         "LINE_WORDS": native.LINE_WORDS,
         "PART_WORDS": native.PART_WORDS,
-        **{
-            f"PART_{name}": getattr(batches, name)
-            for name in (
-                "TEXT",
-                "INTEGER",
-                "CHARACTER",
-                "TAIL",
-                "FIXED",
-                "BOOL",
-                "TIME",
-                "NANOSECONDS",
-                "GIVEN",
-            )
-        },
-        **{f"STYLE_{name}": getattr(batches, name) for name in ("JSON", "CELL", "HEX", "JSON_HEX", "CUT")},
+        **{f"PART_{name}": getattr(batches, name) for name in PARTS},
+        "ROW_SHAPE_WORDS": native.ROW_SHAPE_WORDS,
+        "ROW_PART_WORDS": native.ROW_PART_WORDS,
+        "ROW_MEMO_WORDS": native.ROW_MEMO_WORDS,
+        "ROW_NEED": rowlines.NEED,
+        "ROW_TEXT_LEAST": rowlines.TEXT_LEAST,
+        **{f"ROW_{name}": getattr(rowlines, name) for name in ROW_PARTS},
+        **{f"STYLE_{name}": getattr(rowlines, name) for name in STYLES},
+        "ROW_FLAG_SIGNED": rowlines.SIGNED,
+        "ROW_FLAG_SWAP": rowlines.SWAP,
         **{f"FLAG_{name}": batches.FLAGS[flag] for flag, name in FLAGS.items()},
         "FLAG_SWAP": batches.SWAP,
         "TOGETHER": native.TOGETHER,

@@ -29,6 +29,9 @@ COUNT_WORDS: Final = 3  # an id for count_by_id
 FIELD_WORDS: Final = 4  # a field for event_counts
 LINE_WORDS: Final = 4  # a shape for print_lines …
 PART_WORDS: Final = 9  # … and a part of one
+ROW_SHAPE_WORDS: Final = 4  # a shape for rows_lines …
+ROW_PART_WORDS: Final = 7  # … a part of one …
+ROW_MEMO_WORDS: Final = 3  # … and what it keeps of each part
 TOGETHER: Final = 16  # fields that event_counts counts together, each in a table of its own
 SHAPE_WORDS: Final = 5  # a schema for events_unsound
 PACKET_WORDS: Final = 4  # a packet of a file
@@ -190,7 +193,8 @@ class Given(NamedTuple):
 
 class Written(NamedTuple):
     """What rows are written with: the shape of each (u32), its wall-clock ns (s64), and its place among the
-    rows of its shape (u32); `shapes`, `parts`, `texts` and `given` as `view.batches` has them (u64).
+    rows of its shape (u32); `shapes`, `parts`, `texts` and `given` as `analyze.rowlines` has them (u64).
+    `memos`: ROW_MEMO_WORDS for each part, zeros at first, which are kept for the next rows.
     """
 
     shape: Any
@@ -198,6 +202,7 @@ class Written(NamedTuple):
     places: Any
     shapes: Any
     parts: Any
+    memos: Any
     texts: Any
     given: Sequence[Given]
 
@@ -270,7 +275,7 @@ class _Written(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("shape", "times", "places")),
         *(("shapes", ctypes.c_void_p), ("shapes_count", ctypes.c_uint64)),
-        *(("parts", ctypes.c_void_p), ("parts_count", ctypes.c_uint64)),
+        *(("parts", ctypes.c_void_p), ("parts_count", ctypes.c_uint64), ("memos", ctypes.c_void_p)),
         *(("texts", ctypes.c_void_p), ("texts_size", ctypes.c_uint64)),
         *(("given", ctypes.c_void_p), ("given_count", ctypes.c_uint64)),
     )
@@ -950,11 +955,14 @@ def _gather(library: ctypes.CDLL) -> _Gather:
     def rows_lines(rows: Rows, written: Written, first: int, out: Any, ends: Any, odd: Any) -> int:
         with _Held(rows) as held, ExitStack() as stack:
             shape, times, places, shapes, parts, texts = (
-                stack.enter_context(Pinned(one)) for one in written[:6]
+                stack.enter_context(Pinned(one)) for one in (*written[:5], written.texts)
             )
+            memos = stack.enter_context(Pinned(written.memos, writable=True))
             room, stops, marks = (stack.enter_context(Pinned(one, writable=True)) for one in (out, ends, odd))
             left = held.count - first
             short = min(shape.size // 4, times.size // 8, places.size // 4) < held.count
+            count = parts.size // (8 * ROW_PART_WORDS)
+            short |= memos.size < 8 * ROW_MEMO_WORDS * count
             if first < 0 or short or min(stops.size // 8, marks.size) < left:
                 raise IndexError("rows_lines: there is no room for all rows")
             made = (_Given * len(written.given))()
@@ -967,8 +975,8 @@ def _gather(library: ctypes.CDLL) -> _Gather:
                 slot.ends, slot.texts_count = bounds.address, bounds.size // 4
             described = _Written(
                 *(shape.address, times.address, places.address),
-                *(shapes.address, shapes.size // (8 * LINE_WORDS)),
-                *(parts.address, parts.size // (8 * PART_WORDS), texts.address, texts.size),
+                *(shapes.address, shapes.size // (8 * ROW_SHAPE_WORDS)),
+                *(parts.address, count, memos.address, texts.address, texts.size),
                 *(ctypes.addressof(made), len(written.given)),
             )
             return c_lines(

@@ -88,7 +88,7 @@ def written(blocks: list[Block], tables: Tables) -> tuple[bytes, bytes]:
     return rows.getvalue(), objects.getvalue()
 
 
-@pytest.mark.parametrize("room", [64, 700, 1 << 20])
+@pytest.mark.parametrize("room", [64, 3000, 1 << 20])
 def test_lines_are_those_of_each_event(kit: Any, room: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever finds room together: `room` bytes, and seven lines."""
     for seed in range(room, room + 12):
@@ -143,6 +143,6 @@ def test_there_must_be_room_for_ends(kit: Any) -> None:
     assert native.rows_lines is not None
     none = np.empty(0, np.uint64)
     _, rows = index_of([(block, slice(0, 1))], None)
-    given = native.Written(none, none, none, none, none, b"", [])
+    given = native.Written(none, none, none, none, none, none, b"", [])
     with pytest.raises(IndexError):
         native.rows_lines(rows, given, 0, bytearray(8), none, none)

@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from kwire.analyze.arrow import namer
-from kwire.analyze.rowlines import Line, Lines, RowPart, style_of
+from kwire.analyze.rowlines import CELL, CUT, HEX, Line, Lines, RowPart, style_of
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import Column, Tables
 from kwire.analyze.wide import Layout
-from kwire.view.batches import CELL, CUT, HEX
 from kwire.view.render import Values
 from kwire.view.text import SECOND, WallClock
 from kwire.wire.fields import CUT as CUT_VALUES
@@ -54,18 +53,15 @@ def _line(schema: Schema, tables: Tables, layout: Layout, moment: Callable[[int]
         column = layout.column(table, name)
         text = fixed.get(name, "")
         if name in ("time", "time_ns"):
-            parts += [RowPart(moment=name == "time", time=name == "time_ns"), RowPart()]
+            parts.append(RowPart(moment=name == "time", time=name == "time_ns"))
         elif column is not None:
             text, make = "", _cell(schema, column, labels)
             varying.append((len(cells), places[column.field.name], make))
             style = CUT if column.cut else style_of(column.field, CELL, HEX)
-            parts += [
-                RowPart(field=column.field, style=style, convert=None if make is str else make),
-                RowPart(),
-            ]
+            parts.append(RowPart(field=column.field, style=style, convert=None if make is str else make))
         cells.append(text)
-        parts[-1] = RowPart(f"{parts[-1].text}{text},")
-    parts[-1] = RowPart(parts[-1].text[:-1] + "\n")
+        parts[-1] = parts[-1]._replace(text=f"{parts[-1].text}{text},")
+    parts[-1] = parts[-1]._replace(text=parts[-1].text[:-1] + "\n")
     at_time, at_ns = layout.names.index("time"), layout.names.index("time_ns")
 
     def one(at: int, values: Values) -> str:

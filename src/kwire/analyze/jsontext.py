@@ -6,9 +6,8 @@ Invariant: the lines are those of `view.jsonl.JsonLines`.
 from collections.abc import Iterable
 from typing import Any
 
-from kwire.analyze.rowlines import Line, Lines, RowPart, style_of
+from kwire.analyze.rowlines import JSON, JSON_HEX, Line, Lines, RowPart, style_of
 from kwire.analyze.scan import Block
-from kwire.view.batches import JSON, JSON_HEX
 from kwire.view.jsonl import JsonLines, pieces
 from kwire.view.values import json_converter
 from kwire.wire.schema import Labels, Schema
@@ -20,15 +19,13 @@ def write(blocks: Iterable[Block], out: Any) -> None:
 
     def line(schema: Schema) -> Line:
         texts, order = pieces(schema)
-        labels, parts = Labels(schema), [RowPart(texts[0]), RowPart(time=True), RowPart(texts[1])]
+        labels, parts = Labels(schema), [RowPart(texts[0]), RowPart(texts[1], time=True)]
         for index, behind in zip(order, texts[2:], strict=True):
             field = schema.fields[index]
             convert = json_converter(schema, field, labels)
-            parts += [
-                RowPart(field=field, style=style_of(field, JSON, JSON_HEX), convert=convert),
-                RowPart(behind),
-            ]
-        parts[-1] = RowPart(parts[-1].text + "\n")
+            style = style_of(field, JSON, JSON_HEX)
+            parts.append(RowPart(behind, field=field, style=style, convert=convert))
+        parts[-1] = parts[-1]._replace(text=parts[-1].text + "\n")
         return Line(parts, form.event(schema))
 
     Lines(line).write(blocks, out)

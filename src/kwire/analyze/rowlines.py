@@ -1,4 +1,4 @@
-"""Events as lines of text, many at once in C (native/lines.c): what a line is made of, and the lines.
+"""Events as lines of text, many at once in C (native/rowlines.c): what a line is made of, and the lines.
 
 Invariants: the lines are those that `Line.one` makes of each event, which is the specification; a row that is
 not plain there (a text with escapes or characters of more than a byte, a value that was cut, where that is
@@ -14,7 +14,6 @@ from kwire.analyze.gathering import index_of
 from kwire.analyze.order import Run, ordered, runs
 from kwire.analyze.scan import Block
 from kwire.native import FixedColumn, Given, Rows, Written
-from kwire.view import batches
 from kwire.view.render import Values
 from kwire.view.text import SECOND
 from kwire.wire.fields import TYPES, Field, make_decoder
@@ -26,8 +25,19 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-ROWS: Final = 1 << 13  # lines made together
-ROOM: Final = 4 << 20  # bytes of them
+INTEGER, TAIL, FIXED, BOOL, NOTHING, TIME, MOMENT, GIVEN = range(8)
+"""What a part of a line begins with: the first four stand in the event."""
+
+JSON, CELL, HEX, JSON_HEX, CUT = range(5)
+"""How a text or bytes are written: in JSON, between two commas, as hexadecimal digits, or whether cut."""
+
+SIGNED, SWAP = 1, 2
+"""Flags of a field: whether it has a sign, whether its bytes are in another order than the machine's."""
+
+NEED: Final = 48  # bytes that the value of a part, but for texts and bytes, may be written to
+TEXT_LEAST: Final = 16  # bytes that are copied of a part's text at least, if they are not part of it
+ROWS: Final = 1 << 16  # lines that are prepared together
+ROOM: Final = 2 << 20  # bytes of lines made together: what the caches of a core hold
 WRITTEN: Final = 1 << 20  # characters of lines that are made one by one, written at a time
 REMEMBERED: Final = 1 << 12  # values of a field whose texts are remembered
 
@@ -35,17 +45,17 @@ Moment = Callable[[int], tuple[str, str]]  # a second since 1970: what stands be
 
 
 class RowPart(NamedTuple):
-    """What stands in a line: `text`, the `time` in ns, a `moment`, or a `field`.
+    """What stands in a line: the `time` in ns, a `moment`, a `field`, or none of them, and `text` behind it.
 
-    `style` (one of those of `view.batches`): how a field's text, bytes or mark is written; of other fields
-    `convert` makes the text of a value, None: an integer as it is.
+    `style`: how a field's text, bytes or mark is written; of other fields `convert` makes the text of a
+    value, None: an integer as it is.
     """
 
     text: str = ""
     time: bool = False
     moment: bool = False
     field: Field | None = None
-    style: int = batches.PRINTED
+    style: int = JSON
     convert: Callable[[Any], str] | None = None
 
 
@@ -118,12 +128,13 @@ def _given(numbers: "Array", texts: Sequence[bytes], *, by_row: bool) -> Given:
 class Lines:
     """Writes events as lines; `line` tells what those of a schema are, `moment` what a second is shown as."""
 
-    __slots__ = ("_known", "_line", "_moment", "_parts", "_room", "_shapes", "_slots", "_texts")
+    __slots__ = ("_known", "_line", "_memos", "_moment", "_parts", "_room", "_shapes", "_slots", "_texts")
 
     def __init__(self, line: Callable[[Schema], Line], moment: Moment | None = None) -> None:
         self._line, self._moment = line, moment
         self._known: dict[int, _Shape] = {}
         self._shapes, self._parts, self._texts = array("Q"), array("Q"), bytearray()
+        self._memos = array("Q")
         self._slots = 2 if moment is not None else 0  # of what is given: the first are those of moments
         self._room = bytearray(ROOM)
 
@@ -165,7 +176,8 @@ class Lines:
             places,
             self._shapes,
             self._parts,
-            self._texts,
+            self._memos,
+            self._texts + bytes(TEXT_LEAST),
             given,
         )
         count, first, room = len(of), 0, memoryview(self._room)
@@ -199,10 +211,13 @@ class Lines:
         given, places = [nothing] * self._slots, np.zeros(count, np.uint32)
         if self._moment is not None:
             seconds = times // np.int64(SECOND)
-            distinct, numbers = np.unique(seconds, return_inverse=True)
-            texts = [self._moment(second) for second in distinct.tolist()]
+            begins = np.flatnonzero(seconds[1:] != seconds[:-1]) + 1  # they are in order
+            numbers = np.zeros(count, np.uint32)
+            numbers[begins] = 1
+            texts = [self._moment(second) for second in seconds[np.r_[:1, begins]].tolist()]
             for slot in range(2):
-                given[slot] = _given(numbers.ravel(), [pair[slot].encode() for pair in texts], by_row=True)
+                of_them = [pair[slot].encode() for pair in texts]
+                given[slot] = _given(np.cumsum(numbers, dtype=np.uint32), of_them, by_row=True)
         for number, shape in shapes.items():
             if not shape.given:
                 continue
@@ -220,45 +235,40 @@ class Lines:
         known = self._known.get(id(schema))
         if known is None:
             line, names = self._line(schema), list[_Names]()
-            first = len(self._parts) // native.PART_WORDS
+            first = len(self._parts) // native.ROW_PART_WORDS
             for part in line.parts:
-                for words in self._words(schema, part, names):
-                    self._parts.extend(words)
-            number = len(self._shapes) // native.LINE_WORDS
-            count = len(self._parts) // native.PART_WORDS - first
-            self._shapes.extend((schema.id, first, count, schema.size))
+                text = part.text.encode()
+                self._parts.extend((*self._words(schema, part, names), len(self._texts), len(text)))
+                self._memos.extend([0] * native.ROW_MEMO_WORDS)
+                self._texts += text
+            number = len(self._shapes) // native.ROW_SHAPE_WORDS
+            most = sum(NEED + len(part.text.encode()) for part in line.parts)
+            self._shapes.extend((first, len(line.parts), schema.size, most))
             known = self._known[id(schema)] = _Shape(schema, number, line.one, schema.decoder(), names)
         return known
 
-    def _words(self, schema: Schema, part: RowPart, names: list[_Names]) -> Iterator[tuple[int, ...]]:
-        """A part as C takes it; fields of which C cannot make the text are added to `names`."""
+    def _words(self, schema: Schema, part: RowPart, names: list[_Names]) -> tuple[int, int, int, int, int]:
+        """What stands before a part's text, as C takes it; a field of which C cannot make the text is added
+        to `names`.
+        """
+        field = part.field
         if part.moment:
-            yield (batches.GIVEN, 0, *[0] * 7)
-            yield (batches.NANOSECONDS, 0, 0, 0, ord("u"), 64, batches.FLAGS["0"], 9, 0)
-            yield (batches.GIVEN, 1, *[0] * 7)
-        elif part.time:
-            yield (batches.TIME, 0, 0, 1, ord("d"), 64, 0, 0, 0)
-        elif part.field is None:
-            text = part.text.encode()
-            yield (batches.TEXT, len(self._texts), len(text), *[0] * 6)
-            self._texts += text
-        else:
-            yield self._of_field(schema, part, part.field, names)
-
-    def _of_field(self, schema: Schema, part: RowPart, field: Field, names: list[_Names]) -> tuple[int, ...]:
-        rule, swap = TYPES[field.type], batches.SWAP * (schema.order != native.ORDER)
+            return (MOMENT, 0, 0, 0, 0)
+        if field is None:
+            return (TIME if part.time else NOTHING, 0, 0, 0, 0)
+        rule, swap = TYPES[field.type], SWAP * (schema.order != native.ORDER)
         place = (field.offset, field.size)
         if rule.tail:
-            return (batches.TAIL, *place, 0, part.style, 0, swap, 0, 0)
+            return (TAIL, *place, part.style, swap)
         if field.count == 1 and rule.kind in ("text", "raw"):
-            return (batches.FIXED, *place, 0, part.style, 0, swap, 0, 0)
+            return (FIXED, *place, part.style, swap)
         if field.count == 1 and rule.kind == "bool":
-            return (batches.BOOL, *place, *[0] * 6)
+            return (BOOL, *place, 0, 0)
         if field.count == 1 and rule.kind == "int" and part.convert is None:
-            return (batches.INTEGER, *place, rule.signed, ord("d" if rule.signed else "u"), 64, swap, 0, 0)
+            return (INTEGER, *place, 0, swap | SIGNED * rule.signed)
         names.append(_Names(self._slots, schema, field, part.convert or str))
         self._slots += 1
-        return (batches.GIVEN, names[-1].slot, *[0] * 7)
+        return (GIVEN, names[-1].slot, 0, 0, 0)
 
 
 def style_of(field: Field, text: int, octets: int) -> int:

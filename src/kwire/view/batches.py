@@ -19,11 +19,8 @@ from kwire.wire.printf import BITS, Conversion
 if TYPE_CHECKING:
     from kwire.wire.schema import Schema
 
-TEXT, INTEGER, CHARACTER, TAIL, FIXED, BOOL, TIME, NANOSECONDS, GIVEN = range(9)
-"""What a part of a line is; the last three do not stand in the event: see `rowlines`."""
-
-PRINTED, JSON, CELL, HEX, JSON_HEX, CUT = range(6)
-"""How a text or bytes are written: as a conversion says, in JSON, between two commas, or whether cut."""
+TEXT, INTEGER, CHARACTER, TAIL, FIXED = range(5)
+"""What a part of a line is."""
 
 FLAGS: Final = {"-": 1, "0": 2, "+": 4, " ": 8, "#": 16}
 """A bit for each flag of a conversion."""
