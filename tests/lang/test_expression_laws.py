@@ -116,7 +116,7 @@ def test_any_bytes_are_a_file_or_refused(data: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def checker(types: KernelTypes, site: Callable[[str], Site]) -> ExpressionChecker:
-    return ExpressionChecker(site("kprobe:connect"), types, bare=True)
+    return ExpressionChecker(site("kprobe:connect"), types, own_fields=True)
 
 
 @given(EXPRESSIONS)

@@ -18,7 +18,7 @@ from kwire.lang.kerneltypes import KernelTypes
 @pytest.fixture
 def shown(types: KernelTypes, site: Callable[[str], Site]) -> Callable[[str], str]:
     """A condition at a tracepoint, checked, as text."""
-    checker = ExpressionChecker(site("tracepoint:toy:all"), types, bare=True)
+    checker = ExpressionChecker(site("tracepoint:toy:all"), types, own_fields=True)
     return lambda text: shown_tree.value(checker.condition(python.parse_expression(text, "--filter")))
 
 

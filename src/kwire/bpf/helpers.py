@@ -121,7 +121,7 @@ ringbuf_discard              5.8   any  void    record any
 ringbuf_query                5.8   any  int     map any
 seq_write                    5.7   gpl  int     addr mem size
 send_signal                  5.3   any  int     any
-send_signal_thread           5.5   any  int     any
+send_signal_thread           5.6   any  int     any
 loop                         5.17  any  int     any func any any
 strncmp                      5.17  any  int     mem fixed str
 """

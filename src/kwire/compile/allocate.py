@@ -249,14 +249,18 @@ class Allocator:
         for value in self.order:
             if value.reg != 0 or value not in self.feeds:
                 continue
-            last = value
-            while last in self.short and last in self.feeds:
-                last = self.feeds[last]
+            last = self._end_of_chain(value)
             start, end = self.live[value].start, self.live[last].start
             if last.reg in self.saved and not any(
                 reg == last.reg and begin < end and stop >= start for reg, begin, stop in lives
             ):
                 value.reg = last.reg
+
+    def _end_of_chain(self, value: Value) -> Value:
+        """What becomes of a value in its place, each time in the next instruction."""
+        while value in self.short and value in self.feeds:
+            value = self.feeds[value]
+        return value
 
     def keep_results(self) -> None:
         """Leave results of calls, and the parameters of blocks they are passed to, in r0 where nothing else
@@ -329,9 +333,7 @@ class Allocator:
                 return [*self.saved, *CALLER_SAVED]  # it becomes one that calls leave as it is
             if self.live[last].hint in allowed:
                 first.append(self.live[last].hint)
-        last = value
-        while last in self.short and last in self.feeds:
-            last = self.feeds[last]
+        last = self._end_of_chain(value)
         if last is not value and last not in self.short:  # it becomes that, in that one's register
             short = () if value in self.function.params else (0,)
             return [*first, *self._registers(last, self.live[last]), *short, *allowed]

@@ -25,7 +25,7 @@ from kwire.compile.loops import NONE
 from kwire.compile.lower import fits_stack, lower, scratch_stride
 from kwire.compile.optimize import optimize
 from kwire.compile.progbtf import identifier, program_btf
-from kwire.compile.read_coalescing import drop_unheard, join_reads
+from kwire.compile.read_coalescing import drop_unread_faults, join_reads
 from kwire.compile.scratch import ROOM, move_out
 from kwire.compile.select import Selected, select
 from kwire.compile.shape import layout_key
@@ -169,7 +169,7 @@ def _make(
         _checked(function, "optimize")
         if function in lowered.faults:
             join_reads(function, lowered.faults[function])
-            drop_unheard(function, lowered.faults[function])
+            drop_unread_faults(function, lowered.faults[function])
             _checked(function, "join_reads")
             note_in_register(function, lowered.faults[function])
         share_slots(function)

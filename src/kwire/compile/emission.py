@@ -116,9 +116,9 @@ def _ring(b: Builder, key: Slot | None, none: Block) -> Operand:
     return ring
 
 
-def sender(options: Options, sends: Sequence[Ins], span: Span, stamps: bool) -> Function:
-    """`give` as a subprogram of these places, which are its calls: what all give it alike it knows. `stamps`:
-    it also writes the event's time.
+def sender(options: Options, sends: Sequence[Ins], span: Span, writes_time: bool) -> Function:
+    """`give` as a subprogram of these places, which are its calls: what all give it alike it knows.
+    `writes_time`: it also writes the event's time.
     """
     same = [all(one.args[at] == sends[0].args[at] for one in sends) for at in range(len(sends[0].args))]
     known = [
@@ -134,7 +134,7 @@ def sender(options: Options, sends: Sequence[Ins], span: Span, stamps: bool) -> 
     params = iter(function.params)
     base, size, place, failed = (next(params) if number is None else number for number in known)
     assert isinstance(base, Value)
-    if stamps:
+    if writes_time:
         b.store(base, TIME, 8, b.call("ktime_get_ns"))
     give(b, options, base, size, place, lambda: failed)
     return b.finish(function.entry)

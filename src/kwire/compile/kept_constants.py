@@ -21,6 +21,9 @@ Key: TypeAlias = "tuple[str, object, int]"
 Life: TypeAlias = "tuple[int, int, int]"
 """A register, and the positions from where to where it is taken."""
 
+REACH = 1 << 15
+"""How far from a register an instruction finds memory."""
+
 COSTS = {"map": (2, 1), "place": (2, 1), "number": (1, 0), "value": (2, 0)}
 """By kind: instructions to make the constant, and to use it once it is in a register."""
 
@@ -108,6 +111,8 @@ class _Finder:
 def _keep(function: Function, finder: _Finder, key: Key, registers: Sequence[int], lives: list[Life]) -> None:
     """Hold one constant, where a register is free."""
     uses = finder.uses[key]
+    if key[0] == "value" and not all(_in_reach(finder, uses[0], use) for use in uses):
+        return
     start = uses[0].block
     for use in uses:
         start = common(start, use.block)  # type: ignore[assignment]  # what is above blocks are blocks
@@ -142,6 +147,13 @@ def _keep(function: Function, finder: _Finder, key: Key, registers: Sequence[int
             assert isinstance(at, At)
             user.ins.args[user.number] = At(value, at.offset + distance)
         use.block.body.remove(use.ins)
+
+
+def _in_reach(finder: _Finder, kept: Use, use: Use) -> bool:
+    """Whether instructions reach what is used at an address from the one that is kept."""
+    distance = use.ins.info[1] - kept.ins.info[1]  # type: ignore[index]  # of an address the map and the offset
+    places = (user.ins.args[user.number] for user in _users(finder, use))
+    return all(-REACH <= at.offset + distance < REACH for at in places if isinstance(at, At))
 
 
 def _users(finder: _Finder, use: Use) -> Iterable[Use]:

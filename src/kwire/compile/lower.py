@@ -85,10 +85,10 @@ class Unit:
         "sends",
         "several",
         "stacks",
-        "stamps",
         "stride",
         "texts",
         "texts_read",
+        "writes_time",
     )
 
     def __init__(
@@ -114,7 +114,7 @@ class Unit:
         self.known: dict[str, Function] = {}  # those that only compute, by name
         emits = _emits(program.body)
         self.several = emits > (INLINE_MOST if options.room else 1)
-        self.stamps = self.several and not any(map(_asks_time, nodes))  # `sender` writes the time
+        self.writes_time = self.several and not any(map(_asks_time, nodes))  # `sender` writes the time
         self.sends: list[Ins] = []  # the places that emit, where there are several
         small = [one for one in layouts if stack and fits_stack(one)]
         self.most = max((one.most for one in small), default=0)  # of records in the stack frame
@@ -127,7 +127,7 @@ def lower(program: checked.Program, layouts: Sequence[Layout], options: Options,
     unit = Unit(program, layouts, options, stack)
     functions = [Lower(unit, options).run(), *unit.loops, *unit.known.values()]
     if unit.sends:
-        functions.append(sender(options, unit.sends, program.span, unit.stamps))
+        functions.append(sender(options, unit.sends, program.span, unit.writes_time))
     stretches = (unit.texts, unit.memory, unit.stacks)
     for stretch in stretches:
         stretch.settle()
@@ -716,7 +716,7 @@ class Lower(ExpressionLowering):
             probe = self.binary("add", self._probe(), statement.shape)
         else:
             probe = options.id + statement.shape
-        if not unit.stamps:
+        if not unit.writes_time:
             self.now = self.call("ktime_get_ns")
             self.store(base, TIME, 8, self.now)
         record = Record(self, base, layout.size)

@@ -108,7 +108,7 @@ def _once(items: list[Item], targets: set[Label]) -> list[Item]:
                 if held.get(item.dst) == found:
                     continue
                 held[item.dst] = found
-            elif _is_there(item, held):
+            elif _stores_what_it_loaded(item, held):
                 continue
             else:
                 _changes(item, held)
@@ -125,7 +125,7 @@ def _once(items: list[Item], targets: set[Label]) -> list[Item]:
     return made
 
 
-def _is_there(item: Insn, held: dict[int, Held]) -> bool:
+def _stores_what_it_loaded(item: Insn, held: dict[int, Held]) -> bool:
     """Whether an instruction stores on the stack what was loaded from there."""
     return (
         item.opcode == isa.STX | isa.MEM | isa.DW

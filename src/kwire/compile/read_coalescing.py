@@ -78,7 +78,8 @@ def join_reads(function: Function, faults: Slot, most: int = WINDOW) -> None:
         space, offset, size, epoch = hop_info(ins)
         if isinstance(ins.args[-1], int):
             place = signed64(ins.args[-1] + offset)
-            ins.args[-1], offset = place & -PAGE, place % PAGE
+            aligned = ins.op == "block" or not place % size  # what is not is a structure of its own
+            ins.args[-1], offset = (place & -PAGE, place % PAGE) if aligned else (place, 0)
             ins.info = (space, offset, size, epoch)
         known = windows.setdefault((ins.args[-1], space), [])
         short = ins.op == "hop" or _is_short(ins)
@@ -192,19 +193,19 @@ class _Rewriter:
         self.out.append(Ins(op, dst, args, info, self.span))
 
 
-def drop_unheard(function: Function, faults: Slot) -> None:
+def drop_unread_faults(function: Function, faults: Slot) -> None:
     """Note nothing of reads that failed where no event follows that would be told of it."""
-    heard: dict[Block, bool] = dict.fromkeys(function.blocks, False)  # at the start of each block
+    asked: dict[Block, bool] = dict.fromkeys(function.blocks, False)  # at the start of each block
     changed = True
     while changed:
         changed = False
         for block in reversed(function.blocks):
-            after = any(heard[target] for target in successors(block.end))
-            found = _heard(block, faults, after)
-            if found != heard[block]:
-                heard[block] = changed = True
+            after = any(asked[target] for target in successors(block.end))
+            found = _asked_for(block, faults, after)
+            if found != asked[block]:
+                asked[block] = changed = True
     for block in function.blocks:
-        after = any(heard[target] for target in successors(block.end))
+        after = any(asked[target] for target in successors(block.end))
         kept: list[Ins] = []
         for ins in reversed(block.body):
             noting = At(faults, 0) in ins.args
@@ -222,7 +223,7 @@ def drop_unheard(function: Function, faults: Slot) -> None:
         block.body = kept[::-1]
 
 
-def _heard(block: Block, faults: Slot, after: bool) -> bool:
+def _asked_for(block: Block, faults: Slot, after: bool) -> bool:
     """Whether what is noted before a block is asked for, when what is noted behind it is (`after`)."""
     for ins in block.body:
         if ins.op in ("load", "store") and ins.args[0] == At(faults, 0):

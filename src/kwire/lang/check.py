@@ -161,7 +161,7 @@ def check_filter(
     `never` takes the comparisons that are never true at this site, of a condition for several. Raises
     `LanguageError`; `UnknownNameError` where the site has not all the names.
     """
-    checker = ExpressionChecker(site, types, bare=True)
+    checker = ExpressionChecker(site, types, own_fields=True)
     checker.never = never
     try:
         return checker.condition(node)
@@ -731,6 +731,8 @@ class Body(ExpressionChecker):
             text = values.as_text(value, builtins.TEXT_LIMIT, span)
         elif isinstance(value, c.Const) and value.value == 0:
             text = values.text_constant(Literal("", t.Text(1), span))
+        if text is None and not isinstance(value, values.WIDE) and t.is_constant_text(value.type):
+            return self._set_one_of(name, shown, value, span)
         if text is None:
             raise _two_things(shown, value, span)
         limit = self.texts[name]
@@ -743,6 +745,18 @@ class Body(ExpressionChecker):
         if isinstance(base, c.TextPlace) and base.local == old.number:
             return []
         return [c.TextSet(old.number, text, t.Text(limit), span, size)]
+
+    def _set_one_of(self, name: str, shown: str, value: c.Expr, span: Span) -> list[c.Stmt]:
+        """Give one of several constant texts, which a number tells, to a local that has memory for it."""
+        assert isinstance(value.type, t.Enum)
+        number = self.once(value)
+        made = self._set_text(name, shown, Literal("", t.Text(1), span), span)
+        for text, which in value.type.values:
+            size = len(text.encode("utf-8", "surrogateescape"))
+            given = self._set_text(name, shown, Literal(text, t.Text(max(size, 1)), span), span)
+            test = c.Compare("eq", number, c.Const(which, value.type, span), False, t.BOOL, span)
+            made.append(c.If(test, tuple(given), (), span))
+        return made
 
     def text(self, value: Value) -> Value:
         """A value; one of several constant texts as a text. A local that is one has memory then: raises
@@ -811,8 +825,14 @@ class Body(ExpressionChecker):
         self.pending += self._set_text(name, name, value, value.span)
         return self._local(name, name, value.span)
 
-    def beginning(self, text: Value, size: c.Expr) -> Value:
-        """So many bytes of a text, in memory of its own."""
+    def beginning(self, text: Value, size: c.Expr, nul: bool) -> Value:
+        """So many bytes of a text, in memory of its own; `nul`: one of them is the NUL, which none has no
+        place for.
+        """
+        if nul:
+            size, type_ = self.once(size), t.S64 if t.signed(size.type) else t.U64
+            less = c.Binary("sub", size, c.Const(1, type_, size.span), type_, size.span)
+            size = c.Select(size, less, c.Const(0, type_, size.span), type_, size.span)
         self.copies += 1
         name = f"{self.scope.prefix}text#{self.copies}"
         self.texts.setdefault(name, 1)

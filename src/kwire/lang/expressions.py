@@ -61,17 +61,21 @@ class Types(Protocol):
 class ExpressionChecker:
     """Checks expressions at one site.
 
-    `constants` are names with known values; `bare` lets the site's own fields be named without `args.`
+    `constants` are names with known values; `own_fields` lets the site's own fields be named without `args.`
     (`--filter`, `PROBE(expr)`). Subclasses bind further names with `binding`.
     """
 
     def __init__(
-        self, site: Site, types: Types, constants: Mapping[str, int | str] | None = None, bare: bool = False
+        self,
+        site: Site,
+        types: Types,
+        constants: Mapping[str, int | str] | None = None,
+        own_fields: bool = False,
     ) -> None:
         self.site = site
         self.types = types
         self._constants = constants or {}
-        self.bare = bare
+        self.own_fields = own_fields
         self.never: list[Diagnostic] | None = None
         """Where comparisons that are never true here are kept; None: each is a mistake at once."""
         self.space = t.USER if site.kind in KINDS and KINDS[site.kind].user else ""
@@ -132,7 +136,7 @@ class ExpressionChecker:
             if isinstance(known, str):
                 return self._string(tree.String(known, span))
             return values.constant(known, span)
-        if name == "args" and self.site.params and not self.bare:
+        if name == "args" and self.site.params and not self.own_fields:
             items = tuple(self.own(param, span) for param in self.site.params)
             return values.Tuple(items, tuple(param.name for param in self.site.params), span)
         if name in NUMBERED:
@@ -140,7 +144,7 @@ class ExpressionChecker:
         builtin = builtins.BY_NAME.get(name)
         if builtin is not None:
             return self._builtin(builtin, span)
-        if self.bare:
+        if self.own_fields:
             param = self._param_named(name) or self._param_named(name.removeprefix(PREFIX))
             if param is not None:
                 return self.own(param, span)
@@ -175,13 +179,13 @@ class ExpressionChecker:
             return NameTextError(span, f"{name.partition('.')[0]} has no value here", "assign it before")
         if name in builtins.FUNCTION:
             return NameTextError(span, f"{name} is a function", f"call it: {builtins.FUNCTION[name].form}")
-        if not self.bare and self._param_named(name):
+        if not self.own_fields and self._param_named(name):
             return NameTextError(span, f"unknown name {name}", f"write args.{name}, or make it a parameter")
         known = [*self.bound_names(), *self.constants, *builtins.BY_NAME]
-        if self.bare:
+        if self.own_fields:
             known += [param.name for param in self.site.params]
         cure = did_you_mean(name, known)
-        if not cure and self.bare:
+        if not cure and self.own_fields:
             own = ", ".join(param.name for param in self.site.params)
             cure = f"{self.site.target} has {own}" if own else ""
         if not cure and name.isupper():
@@ -232,7 +236,7 @@ class ExpressionChecker:
     def own(self, param: Param, span: Span) -> Value:
         """A value of the attach point as its name means it; where names stand alone, as in events."""
         value = self.param(param, span)
-        if self.bare:
+        if self.own_fields:
             from kwire.lang.shown import is_name
 
             if is_name(self.site, param.name, param.type):
@@ -640,8 +644,8 @@ class ExpressionChecker:
             raise TextError(value.span, "a constant text is nowhere in memory here")
         return self._thread_name(value) if isinstance(value, c.Comm) else value
 
-    def beginning(self, text: Value, size: c.Expr) -> Value:
-        """So many bytes of a text. Raises `TextError` where there is no place."""
+    def beginning(self, text: Value, size: c.Expr, nul: bool) -> Value:
+        """So many bytes of a text; `nul`: with its NUL. Raises `TextError` where there is no place."""
         raise TextError(size.span, "the number of bytes has to be a constant in a condition")
 
     def once(self, value: c.Expr) -> c.Expr:

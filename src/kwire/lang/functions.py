@@ -124,7 +124,7 @@ def _pointed(value: Value, span: Span, name: str, space: str = "") -> c.Place:
 
 def _str(call: Arguments) -> Value:
     """Text at an address, or a text of which less is wanted. With a limit beside the number of bytes that is
-    what somebody wants, and no more.
+    what somebody wants, with the NUL, and no more.
     """
     value, limit, exact = call.values[0], builtins.TEXT_LIMIT, False
     if len(call.values) > 2:
@@ -134,7 +134,9 @@ def _str(call: Arguments) -> Value:
         if not isinstance(wanted, c.Const):
             if not isinstance(value, Literal):
                 value = _str(call._replace(values=(value, c.Const(limit, t.S64, call.span))))
-            return call.checker.beginning(value, values.integer(wanted))
+            return call.checker.beginning(value, values.integer(wanted), nul=len(call.values) > 2)
+        if len(call.values) > 2:
+            wanted = wanted.replace(value=wanted.value - 1)
         exact = len(call.values) > 2 and wanted.value <= limit
         limit = limit_of(wanted, "str") if exact or len(call.values) == 2 else limit
     if isinstance(value, c.Comm):

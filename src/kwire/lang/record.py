@@ -35,7 +35,7 @@ def program(
     `LanguageError`.
     """
     source = source or Source(f"{site.kind}:{site.target}", "")
-    checker = ExpressionChecker(site, types, bare=True)
+    checker = ExpressionChecker(site, types, own_fields=True)
     fields: dict[str, events.Final] = {}
     for name in CONTEXT:
         fields[name] = events.final(checker.check(tree.Name(name, NOWHERE)), NOWHERE)

@@ -126,9 +126,8 @@ def _name(low: "Lowering", node: s.Name) -> tree.Expr:
         call = s.Call(name, (), span, span)
         if meant(low.macros, call) is not None:
             return _call(low, call)
-    bare = name.removeprefix(OWN)
-    if bare in tables.BUILTIN:
-        name = bare
+    if name.removeprefix(OWN) in tables.BUILTIN:
+        name = name.removeprefix(OWN)
     word = tables.BUILTIN.get(name)
     if word is not None and not word.ready:
         raise unready(name, span)

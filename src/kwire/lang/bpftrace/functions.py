@@ -39,17 +39,15 @@ def str_(low: "Lowering", node: s.Call) -> tree.Expr:
     limit = most if isinstance(most, int) else 1024
     if len(node.arguments) == 2:
         given = constant(low, node.arguments[1])
-        one = tree.Number(1, node.span)
         if given is None:
-            place, size = (low.expression(one) for one in node.arguments)
-            wanted: tree.Expr = tree.Binary("sub", size, one, node.span)  # but for the NUL
+            place, wanted = (low.expression(one) for one in node.arguments)
         elif given < 1:
             raise TextError(node.arguments[1].span, f"a text of {given} bytes is none", "str(p, 64)")
         elif given == 1:  # the NUL
             return tree.String("", node.span)
         else:
             place = low.expression(node.arguments[0])
-            wanted = tree.Number(given - 1, node.span)
+            wanted = tree.Number(given, node.span)
         three = (place, wanted, tree.Number(limit, node.span))
         return tree.Call("str", three, (), node.span, node.function_span)
     place = low.expression(node.arguments[0])
@@ -164,8 +162,7 @@ def strcontains(low: "Lowering", node: s.Call) -> tree.Expr:
         if not low.hoisting:
             message = "one text is looked for in another in a loop, which has no place behind a condition"
             raise TextError(node.span, message, "do it in a statement before")
-        [macro] = prelude.macros()["strcontains"]
-        found = expand(low, node, macro, wanted=True)
+        found = expand(low, node, prelude.macro("strcontains", node.span), wanted=True)
         assert found is not None
         return found
     text, part = (low.expression(one) for one in node.arguments)

@@ -5,8 +5,11 @@ Invariant: a function here is used only where its module says so, as a macro of 
 
 from functools import cache
 
+from kwire.hints import Any
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.macros import by_name
+from kwire.lang.forms import Node
+from kwire.lang.tree import Span
 
 TEXT = """
 macro strcontains($text, $part) {
@@ -38,3 +41,17 @@ def macros() -> dict[str, list[s.Macro]]:
     from kwire.lang.bpftrace.reader import read
 
     return by_name(read("library", TEXT).macros)
+
+
+def macro(name: str, span: Span) -> s.Macro:
+    """A macro for a call at `span`: what is wrong in it is wrong with the call."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, Span):
+            return span
+        if isinstance(value, Node):
+            return value.__class__(*map(placed, value.contents()))
+        return tuple(map(placed, value)) if value.__class__ is tuple else value
+
+    [found] = macros()[name]
+    return placed(found)  # type: ignore[no-any-return]  # what it is given
