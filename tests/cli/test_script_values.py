@@ -136,6 +136,64 @@ def test_what_values_mean() -> None:
     assert run.returncode == 1
 
 
+TEXTS = r"""
+macro written(x) { is_literal(x) }
+begin {
+  $s = "hello world"; $p = (int8 *)&$s; @m[1] = (uint64)0; @m[2] = (uint64)3; $below = -5;
+  print((str($p, @m[1]), str($p, @m[1] - 1), str($p, @m[2]), str($p, $below * (int64)@m[2]), str($p, 4)));
+  if (@m[2] == 3 && str($p, @m[1]) == "") { print("empty"); }
+  @one = "lo w"; @t[2] = "x"; @t[3] = "yz";
+  print((strstr($s, "wor"), strstr($s, @one), strstr($s, "zz"), strstr($s, "")));
+  print((strcontains($s, @one), strcontains("abcyz", @t[3]), strcontains(@one, @t[3])));
+  print(strcontains(@one, @t[9]));
+  let $v; if (find(@t, 3, $v)) { print($v); } if (find(@t, 9, $v)) { print("found"); } print($v);
+  @k[1, "a"] = 7; let $n = 5; $there = find(@k, (1, "b"), $n); print(($there, $n));
+  $there = find(@k, (1, "a"), $n); print(($there, $n));
+  print((is_literal(1), is_literal("a"), is_literal($s), written(4), written($s)));
+  if comptime is_literal(5) { print("known"); } else { fail("never"); }
+  print((memcmp(10, 20, 16), memcmp($p + 1, $p + 1, 3), memcmp($p, $p + 2, 3)));
+  exit();
+}
+"""
+
+FOUND = """(, hello world, he, , hel)
+empty
+(6, 3, -1, 0)
+(true, true, false)
+true
+yz
+yz
+(false, 5)
+(true, 7)
+(1, 1, 0, 1, 0)
+known
+(0, 0, 1)
+"""
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_what_functions_of_texts_and_maps_find() -> None:
+    run = subprocess.run([*KWIRE, "-q", "-e", TEXTS], capture_output=True, text=True, timeout=PATIENCE)
+    assert (run.stdout.partition("\n\n")[0] + "\n", run.stderr) == (FOUND, "")
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ('strcontains("abcd", pid)', "15-39: ERROR: a u32 is no text, and has no length"),
+        ("find(5, 1, $x)", "20-21: ERROR: this is not a map"),
+        ("find(@m, 1, 5)", "27-28: ERROR: this is no variable"),
+        ("pid > 1 && strstr(comm, @m[1])", "26-45: ERROR: strstr is done before its statement"),
+    ],
+)
+def test_what_is_wrong_with_a_function_of_the_prelude_is_wrong_with_its_call(script: str, told: str) -> None:
+    text = f'begin {{ print({script}); @m[1] = "a"; let $x = 1; }}'
+    run = subprocess.run([*KWIRE, "-q", "-e", text], capture_output=True, text=True, timeout=PATIENCE)
+    assert run.stderr.startswith(f"stdin:1:{told}")
+    assert run.returncode == 1
+
+
 FULL = r"""
 let @lru = percpulruhash(1); let @full = percpuhash(1); let @none = hash(5);
 macro bad(x) { errorf("100%% %d", x); }

@@ -78,7 +78,7 @@ def join_reads(function: Function, faults: Slot, most: int = WINDOW) -> None:
         space, offset, size, epoch = hop_info(ins)
         if isinstance(ins.args[-1], int):
             place = signed64(ins.args[-1] + offset)
-            aligned = ins.op == "block" or not place % size  # what is not is a structure of its own
+            aligned = ins.op == "block" or not place % size  # what is not stands alone
             ins.args[-1], offset = (place & -PAGE, place % PAGE) if aligned else (place, 0)
             ins.info = (space, offset, size, epoch)
         known = windows.setdefault((ins.args[-1], space), [])

@@ -12,7 +12,7 @@ from kwire.lang.bpftrace.calls import unready
 from kwire.lang.bpftrace.constants import constant, text_constant
 from kwire.lang.bpftrace.library import LIBRARY
 from kwire.lang.bpftrace.macros import expand
-from kwire.lang.bpftrace.maps import deleted, has_key
+from kwire.lang.bpftrace.maps import deleted, has_key, with_keys
 from kwire.lang.builtins import STACK_LIMIT, STACKS_MOST
 from kwire.lang.errors import TextError
 from kwire.lang.forms import walk
@@ -157,16 +157,59 @@ def strncmp(low: "Lowering", node: s.Call) -> tree.Expr:
 def strcontains(low: "Lowering", node: s.Call) -> tree.Expr:
     """Whether a text contains another."""
     if text_constant(low, node.arguments[1]) is None and not _given_once(low, node.arguments[1]):
-        from kwire.lang.bpftrace import prelude  # most scripts do without
-
-        if not low.hoisting:
-            message = "one text is looked for in another in a loop, which has no place behind a condition"
-            raise TextError(node.span, message, "do it in a statement before")
-        found = expand(low, node, prelude.macro("strcontains", node.span), wanted=True)
-        assert found is not None
-        return found
+        return of_prelude(low, node)
     text, part = (low.expression(one) for one in node.arguments)
     return tree.Match("contains", text, part, node.span)
+
+
+def of_prelude(low: "Lowering", node: s.Call) -> tree.Expr:
+    """A function that is written in the language."""
+    if not low.hoisting:
+        message = f"{node.function} is done before its statement, which would not always be right here"
+        raise TextError(node.span, message, "do it in a statement before")
+    found = expand(low, node, prelude_macro(node.function, node.span), wanted=True)
+    assert found is not None
+    return found
+
+
+def find(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Whether a map has a key; the value there is given to a variable."""
+    target, *rest = node.arguments
+    if not isinstance(target, s.Map) or target.key is not None:
+        raise TextError(target.span, "this is not a map", "write find(@map, key, $x)")
+    with_keys(low, target, "find()")
+    if not isinstance(rest[1], s.Var):
+        raise TextError(rest[1].span, "this is no variable", "write find(@map, key, $x)")
+    low.hoist(node.span)
+    macro = prelude_macro("find", node.span, target.id)
+    found = expand(low, node.replace(arguments=tuple(rest)), macro, wanted=True)
+    assert found is not None
+    return found
+
+
+def prelude_macro(name: str, span: Span, map: str = "") -> s.Macro:
+    """A macro of the prelude, which most scripts do without."""
+    from kwire.lang.bpftrace import prelude
+
+    return prelude.macro(name, span, map)
+
+
+def is_literal(low: "Lowering", node: s.Call) -> tree.Expr:
+    """Whether an expression is written as a number or a text."""
+    [one] = node.arguments
+    given = low.substitutes[-1].get(one.id) if isinstance(one, s.Name) else None
+    written = given.argument if given is not None else one
+    return tree.Number(int(isinstance(written, s.Int | s.Bool | s.Str)), node.span)
+
+
+def usdt_arg(low: "Lowering", node: s.Call) -> tree.Expr:
+    """An argument of a USDT probe as an address of the process."""
+    [which] = node.arguments
+    number = constant(low, which)
+    if number is None or number < 0:
+        raise TextError(which.span, "the number of the argument has to be a constant", "usdt_arg(0)")
+    name = tree.Name(f"arg{number}", which.span)
+    return tree.Call("user", (name,), (), node.span, node.function_span)
 
 
 def _given_once(low: "Lowering", node: s.Expr) -> bool:
@@ -267,6 +310,10 @@ FUNCTIONS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
         )
     },
     **LIBRARY,
+    "strstr": of_prelude,
+    "find": find,
+    "is_literal": is_literal,
+    "usdt_arg": usdt_arg,
     "kstack": stack,
     "ustack": stack,
 }

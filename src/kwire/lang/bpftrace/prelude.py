@@ -13,9 +13,12 @@ from kwire.lang.tree import Span
 
 TEXT = """
 macro strcontains($text, $part) {
+  strstr($text, $part) >= 0
+}
+macro strstr($text, $part) {
   let $size = strlen($part);
   let $last = (int64)strlen($text) - (int64)$size;
-  let $found = false;
+  let $found = (int64)-1;
   for $at : 0..($last + 1) {
     let $same = true;
     for $i : 0..$size {
@@ -25,11 +28,19 @@ macro strcontains($text, $part) {
       }
     }
     if ($same) {
-      $found = true;
+      $found = $at;
       break;
     }
   }
   $found
+}
+macro find(key, $value) {
+  let $key = key;
+  let $there = has_key(@map, $key);
+  if ($there) {
+    $value = @map[$key];
+  }
+  $there
 }
 begin { }
 """
@@ -43,12 +54,16 @@ def macros() -> dict[str, list[s.Macro]]:
     return by_name(read("library", TEXT).macros)
 
 
-def macro(name: str, span: Span) -> s.Macro:
-    """A macro for a call at `span`: what is wrong in it is wrong with the call."""
+def macro(name: str, span: Span, given: str = "") -> s.Macro:
+    """A macro for a call at `span`: what is wrong in it is wrong with the call. `given`: the map that it is
+    called with, which is none of its parameters then.
+    """
 
     def placed(value: Any) -> Any:
         if isinstance(value, Span):
             return span
+        if isinstance(value, s.Map):
+            return s.Map(given, placed(value.key), span)
         if isinstance(value, Node):
             return value.__class__(*map(placed, value.contents()))
         return tuple(map(placed, value)) if value.__class__ is tuple else value

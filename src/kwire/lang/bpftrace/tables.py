@@ -202,6 +202,10 @@ FUNCTIONS: Final = (
     ),
     Word("kaddr", 'kaddr("name")', "the address of a kernel symbol", True, 1, 1),
     Word("strcontains", "strcontains(text, part)", "whether a text contains another", True, 2, 2),
+    Word("strstr", "strstr(text, part)", "where a text contains another, -1 where it does not", True, 2, 2),
+    Word("find", "find(@map, key, $x)", "whether a map has a key; $x has the value then", True, 3, 3),
+    Word("is_literal", "is_literal(x)", "whether x is written as a number or a text", True, 1, 1),
+    Word("usdt_arg", "usdt_arg(0)", "an argument of a usdt probe, as an address", True, 1, 1),
     Word("memcmp", "memcmp(a, b, n)", "0 where the first n bytes at two places are the same", True, 3, 3),
     Word("strlen", "strlen(text)", "bytes of a text", True, 1, 1),
     Word("len", "len(@map)", "how many keys a map has", True, 1, 1),
@@ -221,10 +225,9 @@ FUNCTIONS: Final = (
     *(
         Word(name, f"{name}(…)", "", False, 0, 64)
         for name in (
-            *("path", "strstr", "find", "socket_cookie", "dw_ustack"),
-            *("typeof", "str_concat", "is_literal"),
+            *("path", "socket_cookie", "dw_ustack", "typeof", "str_concat"),
             *("is_ptr", "is_str", "is_integer", "is_array", "strcap", "kfunc_exist", "kfunc_allowed"),
-            *("usdt_arg", "is_unsigned"),
+            "is_unsigned_integer",
         )
     ),
 )
