@@ -442,7 +442,7 @@ WRONG = [
     ("$x = printf", '1:23-29: printf is a function; call it: printf("format", …)'),
     ('$x = printf("a")', "1:23-34: printf gives no value; write it as a statement"),
     ('$a = comm; $b = 1 && strcontains(comm, $a)',
-     "1:39-60: one text is looked for in another in a loop, which has no place behind a condition; "
+     "1:39-60: strcontains is done before its statement, which would not always be right here; "
      "do it in a statement before"),
     ("unroll (200) { }", "1:26-29: unroll maximum value is 100"),
     ("$x = 1 / 0", "1:23-28: this divides by zero"),
