@@ -17,7 +17,7 @@ from functools import partial
 import pytest
 
 from kwire.cli import doctor
-from kwire.kernel import features, surroundings
+from kwire.kernel import environment, features
 from kwire.kernel import sys as sys_
 from kwire.kernel.features import FEATURES
 from kwire.kernel.probes import Answer
@@ -131,7 +131,7 @@ def test_where_the_number_of_cpus_is_not_told(monkeypatch: pytest.MonkeyPatch) -
     for name, feature in FEATURES.items():
         monkeypatch.setitem(FEATURES, name, feature._replace(probe=partial(Answer, "yes")))
     features._known.clear()
-    monkeypatch.setitem(FEATURES, "cpus", FEATURES["cpus"]._replace(probe=surroundings.cpus))
+    monkeypatch.setitem(FEATURES, "cpus", FEATURES["cpus"]._replace(probe=environment.cpus))
 
     def missing(path: str) -> None:
         raise FileNotFoundError(path)

@@ -16,7 +16,7 @@ from waiting import PATIENCE, until
 from kwire.cli import lines
 from kwire.cli.tracing import Progress
 from kwire.transport.certs import make_certs
-from kwire.transport.life import EVENTS, markdown
+from kwire.transport.log_events import EVENTS, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = "tracepoint:syscalls:sys_enter_getppid"

@@ -13,7 +13,7 @@ from traces import open_descriptors
 from kwire import native
 from kwire.bpf.asm import image
 from kwire.bpf.helpers import HELPERS
-from kwire.kernel import features, maps, privileges, probes, prog, surroundings
+from kwire.kernel import environment, features, maps, privileges, probes, prog
 from kwire.kernel.features import BASE, FEATURES, PROBES, mechanism, probe
 from kwire.kernel.probes import Answer, refused
 from kwire.kernel.sys import ATTRS, Struct, bpf, try_bpf
@@ -146,11 +146,11 @@ def test_surroundings_that_are_hostile(monkeypatch: pytest.MonkeyPatch) -> None:
         "/proc/sys/kernel/perf_event_paranoid": None,
         "/proc/modules": "",
     }
-    monkeypatch.setattr(surroundings, "_read", lambda path, directory=None: texts.get(path))
-    monkeypatch.setattr(surroundings, "lockdown_mode", lambda: ("confidentiality", 0))
-    monkeypatch.setattr(surroundings, "in_first_namespace", lambda: False)
-    monkeypatch.setattr(surroundings, "try_iterator", lambda: bpf("iter_create", link_fd=-1))
-    monkeypatch.setattr(surroundings, "MANY_PROBES", 1 << 40)
+    monkeypatch.setattr(environment, "_read", lambda path, directory=None: texts.get(path))
+    monkeypatch.setattr(environment, "lockdown_mode", lambda: ("confidentiality", 0))
+    monkeypatch.setattr(environment, "in_first_namespace", lambda: False)
+    monkeypatch.setattr(environment, "try_iterator", lambda: bpf("iter_create", link_fd=-1))
+    monkeypatch.setattr(environment, "MANY_PROBES", 1 << 40)
     monkeypatch.setattr(native, "ring_walk", None)
     for name in (
         "lockdown",

@@ -13,8 +13,8 @@ import pytest
 from kwire.bpf.image import Image
 from kwire.btf.store import load_kernel
 from kwire.compile.build import task_fields
-from kwire.kernel.following import programs
 from kwire.kernel.maps import Map
+from kwire.kernel.task_programs import programs
 from kwire.kernel.tasks import TASKS, Follow, Identity, add, create_tasks, processes
 
 pytestmark = pytest.mark.needs("tracepoint")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from said import Said
 
-from kwire.transport.life import EVENTS, LEVELS, reaches
+from kwire.transport.log_events import EVENTS, LEVELS, reaches
 from kwire.transport.rate_limited_log import AGAIN, BURST, FIRST, LONGEST, RATE, RateLimitedLog, Recurring
 
 

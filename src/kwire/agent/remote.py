@@ -17,10 +17,10 @@ from kwire.agent.received import MOST_PROBES, Received
 from kwire.errors import KwireError
 from kwire.transport.address import Address, parse
 from kwire.transport.connect import connect
+from kwire.transport.frame_log import Watch
 from kwire.transport.loop import Loop
 from kwire.transport.peer import Handler, Peer
 from kwire.transport.tcp import Buffer
-from kwire.transport.watch import Watch
 from kwire.wire.session import Role, Session, Settings, State
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from kwire.agent.trace_process import Launcher
 from kwire.capture import walk
 from kwire.errors import KwireError
 from kwire.transport import clock
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello

@@ -19,11 +19,11 @@ from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.connect import CertificateError, Connector, connect
-from kwire.transport.life import Say
+from kwire.transport.frame_log import Watch
+from kwire.transport.log_events import Say
 from kwire.transport.loop import Loop, vital
 from kwire.transport.peer import Handler, Peer
 from kwire.transport.rate_limited_log import Recurring
-from kwire.transport.watch import Watch
 from kwire.wire.frame import MASK
 from kwire.wire.lineage import Lineage
 from kwire.wire.send_queue import MemorySendQueue, SendQueue

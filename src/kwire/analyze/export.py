@@ -80,17 +80,17 @@ def _read(scan: Scan, tables: Tables, done: Callable[[], None] | None) -> Iterat
 
 def apart(scan: Scan, summary: CaptureSummary, tables: Tables) -> Iterator[tuple[Table, Export]]:
     """A file for each table, from one reading of the capture."""
-    from kwire.analyze.drawers import Drawers
+    from kwire.analyze.table_blocks import TableBlocks
 
     holes: dict[int, list[Missing]] = {id(table): [] for table in tables}
-    with Drawers(tables) as drawers:
-        drawers.fill(scan)
+    with TableBlocks(tables) as kept:
+        kept.fill(scan)
         for hole in scan.losses.holes():
             table = tables.find(hole.schema) if hole.schema else None
             if table is not None:
                 holes[id(table)].append(hole)
         for table in tables:
-            yield table, Export(drawers.blocks(table), Tables(table.schemas), summary, holes[id(table)])
+            yield table, Export(kept.blocks(table), Tables(table.schemas), summary, holes[id(table)])
 
 
 class Needs(Enum):

@@ -24,7 +24,7 @@ from kwire.broker.address import SCHEME, BrokerAddress, Login
 from kwire.broker.names import BUCKET, CLEANED, STREAM
 from kwire.errors import KwireError
 from kwire.transport.address import Address
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 from kwire.transport.loop import READ, Loop
 from kwire.transport.rate_limited_log import Recurring
 

@@ -22,7 +22,7 @@ style: "Callable[[str, str, str], None] | None" = None
 
 
 def say(text: str, event: str = "note") -> None:
-    """Tell people what happened, or what is wrong. `event`: of `kwire.transport.life.EVENTS`."""
+    """Tell people what happened, or what is wrong. `event`: of `kwire.transport.log_events.EVENTS`."""
     _tell(text, event, "kwire: ")
 
 

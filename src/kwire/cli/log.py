@@ -10,10 +10,10 @@ import argparse
 
 from kwire.cli import lines
 from kwire.hints import TYPE_CHECKING
-from kwire.transport.life import LEVELS
+from kwire.transport.log_events import LEVELS
 
 if TYPE_CHECKING:
-    from kwire.transport.life import Say
+    from kwire.transport.log_events import Say
     from kwire.transport.loop import Loop
     from kwire.transport.rate_limited_log import RateLimitedLog
 
@@ -42,7 +42,7 @@ def begin(args: argparse.Namespace, verb: str) -> None:
     lines.style = None
     if args.log == "text" and args.log_level == "info":
         return
-    from kwire.transport.life import EVENTS, reaches
+    from kwire.transport.log_events import EVENTS, reaches
 
     if args.log == "text":
 
@@ -73,7 +73,7 @@ def begin(args: argparse.Namespace, verb: str) -> None:
 
 def limited(args: argparse.Namespace, loop: Loop, write: Say = lines.say) -> RateLimitedLog:
     """What is told of as it happens in a loop, at a bounded rate."""
-    from kwire.transport.life import reaches
+    from kwire.transport.log_events import reaches
     from kwire.transport.rate_limited_log import RateLimitedLog
 
     return RateLimitedLog(loop, write, lambda event: reaches(event, args.log_level))

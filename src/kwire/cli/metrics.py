@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kwire.metrics.otlp import Export
     from kwire.metrics.table import Sample
     from kwire.transport.address import Address
-    from kwire.transport.life import Say
+    from kwire.transport.log_events import Say
     from kwire.transport.loop import Loop
 
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from kwire.broker.address import BrokerAddress, Login
     from kwire.broker.client import Broker
     from kwire.transport.address import Address
-    from kwire.transport.life import Say
+    from kwire.transport.frame_log import Watch
+    from kwire.transport.log_events import Say
     from kwire.transport.loop import Loop
     from kwire.transport.tls import TlsOptions
-    from kwire.transport.watch import Watch
     from kwire.wire.settings import Settings
 
 WATCHING = "-v shows every frame, in and out, with its effect on the session"
@@ -161,7 +161,7 @@ def watch(args: argparse.Namespace) -> Watch | None:
     """What shows the frames on standard error, where `-v` asks for it."""
     if not args.verbose:
         return None
-    from kwire.transport.watch import Watch  # here: `kwire record` is not to be slowed by it
+    from kwire.transport.frame_log import Watch  # here: `kwire record` is not to be slowed by it
 
     def write(line: str) -> None:
         sys.stderr.write(line + "\n")

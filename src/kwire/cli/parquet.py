@@ -20,7 +20,7 @@ from kwire.collector.finished import Finished, FinishedCapture
 from kwire.collector.storage import Storage
 from kwire.errors import KwireError
 from kwire.lake.directory import Lake, reason
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 from kwire.transport.loop import READ, Loop
 from kwire.transport.rate_limited_log import Recurring
 

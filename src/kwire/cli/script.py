@@ -334,7 +334,7 @@ def _record(args: argparse.Namespace, about: About, running: Recorder, processes
     """Run the script here."""
 
     def act() -> Act:
-        from kwire.live.acts import Acts
+        from kwire.live.script_actions import Acts
 
         return Acts(about.cat_most, warnings=not args.no_warnings).act
 

@@ -28,7 +28,7 @@ from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.hosts import Hosts
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 from kwire.transport.loop import Loop, Timer
 from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello, Role

@@ -20,7 +20,7 @@ from kwire.capture.removed import Removed, read_ledger, write_ledger
 from kwire.collector.checkpoint import CheckpointError
 from kwire.collector.collected_session import CaptureTarget
 from kwire.collector.storage import Storage
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 from kwire.transport.loop import Loop, Timer
 from kwire.words import human_size, plural
 

@@ -22,7 +22,7 @@ from kwire.collector.folder import FolderError
 from kwire.collector.store import Packing, Payload, Store
 from kwire.collector.stored_session import StoredSession
 from kwire.errors import KwireError
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 from kwire.transport.loop import Loop, Timer
 from kwire.words import are, plural
 

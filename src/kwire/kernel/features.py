@@ -6,7 +6,7 @@ behind and runs no program that does anything; three answers, yes, no and unknow
 kept for the process, because what could not be told now may be told later. A user who may not try gets
 "unknown", not "no".
 
-The probes themselves are in `probes` (programs, maps, attaching) and `surroundings` (user, settings,
+The probes themselves are in `probes` (programs, maps, attaching) and `environment` (user, settings,
 memory).
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from kwire.errors import KwireError
-from kwire.kernel import probes, surroundings
+from kwire.kernel import environment, probes
 from kwire.kernel.attach import GET_KPROBES, NO_KPROBES, kprobe_pmu
 from kwire.kernel.probes import Answer
 from kwire.kernel.sys import MAP_TYPES
@@ -39,7 +39,7 @@ _SINCE_PROG = {"kprobe": "4.1", "tracepoint": "4.7", "rawtracepoint": "4.17", "f
 FEATURES: dict[str, Feature] = {
     feature.name: feature
     for feature in (
-        Feature("privileges", "this user may trace", "", surroundings.capabilities),
+        Feature("privileges", "this user may trace", "", environment.capabilities),
         Feature("bpf", "the bpf system call is there", "3.18", probes.bpf_call),
         *(
             Feature(
@@ -81,25 +81,25 @@ FEATURES: dict[str, Feature] = {
         Feature("perf_link", "probes end with their descriptor, even when shared", "5.15", probes.perf_link),
         Feature("cookie", "one program tells its probes apart", "5.15", probes.perf_link),
         Feature("missed", "firings inside of another program are counted", "6.7", probes.counts_missed),
-        Feature("btf", "the kernel describes its types", "5.4", surroundings.btf),
-        Feature("module", "modules describe their types", "5.11", surroundings.module_btf),
-        Feature("kallsyms", "addresses of kernel symbols are shown", "", surroundings.kallsyms),
-        Feature("lockdown", "lockdown does not hide kernel memory", "", surroundings.lockdown),
-        Feature("memlock", "the locked-memory limit does not count", "5.11", surroundings.memlock),
+        Feature("btf", "the kernel describes its types", "5.4", environment.btf),
+        Feature("module", "modules describe their types", "5.11", environment.module_btf),
+        Feature("kallsyms", "addresses of kernel symbols are shown", "", environment.kallsyms),
+        Feature("lockdown", "lockdown does not hide kernel memory", "", environment.lockdown),
+        Feature("memlock", "the locked-memory limit does not count", "5.11", environment.memlock),
         Feature(
-            "unprivileged_bpf", "unprivileged users are kept from bpf(2)", "", surroundings.unprivileged_bpf
+            "unprivileged_bpf", "unprivileged users are kept from bpf(2)", "", environment.unprivileged_bpf
         ),
-        Feature("perf_paranoid", "perf events may be opened", "", surroundings.perf_paranoid),
+        Feature("perf_paranoid", "perf events may be opened", "", environment.perf_paranoid),
         Feature(
             "pid_namespace",
             "process ids in events are those seen here",
             "",
-            surroundings.pid_namespace,
+            environment.pid_namespace,
         ),
-        Feature("cpus", "the kernel tells how many CPUs it has", "", surroundings.cpus),
-        Feature("memory", "there is memory for the rings", "", surroundings.memory),
-        Feature("open_files", "many probes can be open at once", "", surroundings.open_files),
-        Feature("native", "frames are walked in C", "", surroundings.walkers),
+        Feature("cpus", "the kernel tells how many CPUs it has", "", environment.cpus),
+        Feature("memory", "there is memory for the rings", "", environment.memory),
+        Feature("open_files", "many probes can be open at once", "", environment.open_files),
+        Feature("native", "frames are walked in C", "", environment.walkers),
     )
 }
 

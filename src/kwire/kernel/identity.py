@@ -35,10 +35,10 @@ from kwire.bpf.asm import (
 from kwire.bpf.helpers import NAMES
 from kwire.bpf.image import Image
 from kwire.bpf.task import PidFields, PidNamespace, TaskFields
-from kwire.kernel.following import read_kernel
 from kwire.kernel.prog import function_btf_id, load
 from kwire.kernel.sys import ATTACH_TYPES, bpf, failure
 from kwire.kernel.syscall import Fd, KernelError
+from kwire.kernel.task_programs import read_kernel
 from kwire.kernel.tasks import Identity
 from kwire.lazy import NamedTuple
 

@@ -25,11 +25,11 @@ from kwire.lang.errors import (
     did_you_mean,
 )
 from kwire.lang.expressions import ExpressionChecker, Types
-from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
 from kwire.lang.printing import Tuples, printed
 from kwire.lang.tree import Source, Span
 from kwire.lang.types import Scalar, Type
+from kwire.lang.value_range import Extent, extent
 from kwire.lang.values import Literal, Value
 from kwire.lang.values import fixed as kept
 from kwire.lang.variables import OPEN, Known, State, Variable, either, meet, settled, union
@@ -546,7 +546,7 @@ class Body(ExpressionChecker):
         turn = self._looped(body, node.body, node.test.span)
         self.turns = around
         if most is None and not self.faults:
-            from kwire.lang.turns import most_turns
+            from kwire.lang.trip_count import most_turns
 
             most = most_turns(holds, turn, lambda local: self._entry(entry, local))
             if most is None:

@@ -15,10 +15,10 @@ from kwire.lang import types as t
 from kwire.lang.builtins import NUMBERED, linux_constant
 from kwire.lang.context import CtxField, DataLoc, Param, Result, Site, Slots
 from kwire.lang.errors import Diagnostic, NameTextError, NeverTextError, TextError, did_you_mean
-from kwire.lang.extent import Extent, extent
 from kwire.lang.kerneltypes import Found
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
+from kwire.lang.value_range import Extent, extent
 from kwire.lang.values import Literal, Value
 from kwire.words import article, plural
 

@@ -15,8 +15,8 @@ from kwire.lang import checked as c
 from kwire.lang import events, values
 from kwire.lang import types as t
 from kwire.lang.events import FieldType
-from kwire.lang.extent import Extent
 from kwire.lang.types import Scalar, Type
+from kwire.lang.value_range import Extent
 from kwire.lazy import NamedTuple
 
 OPEN = FieldType(None, ())

@@ -36,9 +36,9 @@ from kwire.compile.loops import ALL, LONG, NONE, any_called, any_walked
 from kwire.errors import KwireError
 from kwire.hints import TYPE_CHECKING, Any, NoReturn, Protocol
 from kwire.kernel import tracefs
-from kwire.kernel.following import programs
 from kwire.kernel.printfmt import Names, hexadecimal, tables
 from kwire.kernel.sys import in_first_namespace, possible_cpus
+from kwire.kernel.task_programs import programs
 from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS, USER, in_file
 from kwire.lang import attach_points, record, spec, tree

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from kwire.arguments import ArgumentError, checked, needed
 from kwire.hints import Any
 from kwire.lang.bpftrace.reader import read
-from kwire.live.acts import Acts
 from kwire.live.command import Command
 from kwire.live.lines import Lines
 from kwire.live.mapview import MapView
 from kwire.live.plan import Plan, Scope
 from kwire.live.processes import Processes, choice
 from kwire.live.recorder import Limits, Recorder
+from kwire.live.script_actions import Acts
 from kwire.live.scriptmaps import ScriptMap
 from kwire.live.scripts import Planned, plan_script
 from kwire.live.trace import Trace

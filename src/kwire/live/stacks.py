@@ -25,7 +25,7 @@ from kwire.kernel.syscall import KernelError
 from kwire.kernel.usersyms import NEEDED
 from kwire.lang.checked import Map, StackTable
 from kwire.lang.types import U32, U64
-from kwire.live.naming import Namer, Names, NamingProcess, Seen
+from kwire.live.symbolization import Namer, Names, NamingProcess, Seen
 from kwire.wire.schema import Schema
 from kwire.wire.stacks import Frame, Stack, Stacks
 

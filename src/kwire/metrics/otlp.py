@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from kwire.errors import KwireError
 from kwire.metrics.gathering import Gathered, Gathering
 from kwire.metrics.table import COUNTER, Metric
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 from kwire.transport.loop import Loop, Timer
 from kwire.transport.rate_limited_log import Recurring
 

@@ -22,11 +22,11 @@ from kwire.transport.address import (
     name_of,
     resolve,
 )
+from kwire.transport.frame_log import Watch
 from kwire.transport.loop import READ, WRITE, Loop, Timer, contained, described
 from kwire.transport.peer import Handler, Peer
 from kwire.transport.tcp import StreamTransport, TlsTransport, Transport, prepare, reason, unix_identity
 from kwire.transport.udp import DatagramTransport
-from kwire.transport.watch import Watch
 from kwire.wire.session import Session
 
 if TYPE_CHECKING:

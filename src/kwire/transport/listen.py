@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from kwire.errors import KwireError
 from kwire.transport.address import Address, SockAddress, check_secure, name_of
 from kwire.transport.bind import bind, inode, origin
+from kwire.transport.frame_log import Watch
 from kwire.transport.half_open import HalfOpen, Limits, Roster
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 from kwire.transport.loop import READ, Loop, Timer, contained
 from kwire.transport.peer import Handler, Peer, proven
 from kwire.transport.tcp import Buffer, StreamTransport, TlsTransport, Transport, prepare, unix_identity
 from kwire.transport.udp import Cookies, DatagramServer, ServedTransport
-from kwire.transport.watch import Watch
 from kwire.wire.control import Hello, hello_problem, no_common_version, peek_hello, refusal, superseded
 from kwire.wire.frame import Flag
 from kwire.wire.session import Session, State

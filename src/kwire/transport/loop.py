@@ -25,7 +25,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from kwire.errors import KwireError
 from kwire.interrupts import Asked
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT

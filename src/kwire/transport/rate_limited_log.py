@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from kwire.transport.life import Say
+from kwire.transport.log_events import Say
 
 RATE: Final = 2.0
 BURST: Final = 20

@@ -13,8 +13,8 @@ import pytest
 
 from kwire.cli import network
 from kwire.transport.address import parse as parse_address
+from kwire.transport.frame_log import Watch, line
 from kwire.transport.tls import TlsOptions
-from kwire.transport.watch import Watch, line
 from kwire.wire.control import Role
 from kwire.wire.frame import Code, Header, Problem, Type, bad_payload
 from kwire.wire.session import Session

@@ -9,9 +9,9 @@ cannot wrap around before its end.
 from collections.abc import Callable, Iterator, Sequence
 
 from kwire.lang import checked as c
-from kwire.lang.extent import Extent, extent
 from kwire.lang.forms import walk
 from kwire.lang.types import Scalar
+from kwire.lang.value_range import Extent, extent
 from kwire.lang.values import bounds
 from kwire.lazy import NamedTuple
 

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from kwire.live.naming import Names, NamingProcess, Seen
+from kwire.live.symbolization import Names, NamingProcess, Seen
 from kwire.wire.stacks import Frame, Stack
 
 

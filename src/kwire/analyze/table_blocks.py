@@ -1,8 +1,8 @@
-"""Blocks of many tables, put apart in one reading of a capture: a drawer a table, in one file without a name.
+"""Blocks of events by table, put apart in one reading of a capture, in one temporary file without a name.
 
 Invariants: each event is written and read once, however many tables there are; memory is that of one block,
-and of an entry for each that was put away; what comes out of a drawer is what came in, blocks that follow
-each other joined to larger ones, each in order of time.
+and of an entry for each that was put away; what comes out for a table is what came in for it, blocks that
+follow each other joined to larger ones, each in order of time.
 """
 
 import tempfile
@@ -35,7 +35,7 @@ class _Entry(NamedTuple):
 TIME: Final = 8  # bytes
 
 
-class Drawers:
+class TableBlocks:
     """A context manager; `fill`, then `blocks` of each table."""
 
     __slots__ = ("_entries", "_file", "_tables")
@@ -64,7 +64,7 @@ class Drawers:
             self._file.write(np.ascontiguousarray(block.times).tobytes())
 
     def blocks(self, table: Table) -> Iterator[Block]:
-        """What is in the drawer of this table."""
+        """The blocks of this table."""
         waiting: list[_Entry] = []
         events = size = 0
         for entry in self._entries[id(table)]:
@@ -93,7 +93,7 @@ class Drawers:
             frames, times = Frames(frames.data, places), times[order]
         return Block(entries[0].schema, frames, times, None)  # of several
 
-    def __enter__(self) -> "Drawers":
+    def __enter__(self) -> "TableBlocks":
         return self
 
     def __exit__(
