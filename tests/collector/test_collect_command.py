@@ -170,13 +170,14 @@ def test_killed_again_and_again_nothing_is_lost_and_nothing_twice(
 
 def test_sigterm_leaves_sessions_for_the_next_one(commands: Commands) -> None:
     collector = commands.collect("-w", "in")
-    replay = commands.replay(60_000, "--rate", "50000")
+    replay = commands.replay(60_000, "--rate", "100")  # ten minutes
     until(lambda: any(times(path) for path in (commands.path / "in").glob("*.pcapng")))
     first = commands.summary(collector, signal.SIGTERM)
     assert first["status"] == 0
     (path,) = (commands.path / "in").glob("*.pcapng")
     assert len(times(path)) == first["events"] > 0  # it can be read at this moment too
     collector = commands.collect("-w", "in")
+    replay.send_signal(signal.SIGUSR1)
     assert commands.sent(replay)["lost"] == 0
     summary = commands.summary(collector)
     assert summary["events"] == stored(path) == 60_000
@@ -244,9 +245,10 @@ def test_a_source_over_tls_through_the_filter(commands: Commands, certs: Path) -
 def test_a_stuck_collector_costs_what_has_no_room_and_all_is_counted(commands: Commands) -> None:
     """Back-pressure: the collector stands still for a second, in which the source's memory is full."""
     collector = commands.collect("-w", "in")
-    replay = commands.replay(300_000, "--rate", "100000", "--memory", str(1 << 17))
+    replay = commands.replay(300_000, "--rate", "100", "--memory", str(1 << 17))
     until(lambda: list((commands.path / "in").glob("*.pcapng")))
     collector.send_signal(signal.SIGSTOP)
+    replay.send_signal(signal.SIGUSR1)
     time.sleep(1)
     collector.send_signal(signal.SIGCONT)
     told = commands.sent(replay)
