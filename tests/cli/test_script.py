@@ -132,6 +132,26 @@ def test_two_probes_at_one_place_are_two() -> None:
 
 @pytest.mark.live
 @pytest.mark.native
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (
+            "tracepoint:sched:nope { @d[1] = comm; }",
+            "stdin:1:1-22: ERROR: No matches for tracepoint sched:nope",
+        ),
+        ("END { @d[1] = str(1, nope); }", "stdin:1:22-26: ERROR: unknown name nope"),
+        ("BEGIN { @d[1] = 5; }", "stdin:1:29-40: ERROR: an s64 is no text"),
+    ],
+    ids=["a missing probe", "a wrong one", "a number"],
+)
+def test_what_would_fill_a_map_is_told_and_not_what_follows(first: str, told: str) -> None:
+    run = kwire("--dry-run", "-e", f'{first} BEGIN /@d[1] != ""/ {{ print(@d[1]); exit(); }}')
+    assert run.stderr.startswith(told)
+    assert run.stderr.count("ERROR") == 1
+
+
+@pytest.mark.live
+@pytest.mark.native
 def test_a_missing_probe_is_what_the_setting_says() -> None:
     program = 'tracepoint:sched:nope, tracepoint:syscalls:sys_enter_getppid { printf("%s", probe); }'
     run = kwire("--dry-run", "-e", program)

@@ -87,7 +87,9 @@ def plan_script(
     maps = tuple(made[0].maps.values())
     if maps:
         settle(maps, lambda: _look(planner, made))
+    unlearned = [name for name, one in made[0].maps.items() if one.value is None]
     faults: list[Diagnostic] = []
+    follow: list[Diagnostic] = []  # what may be wrong only as no probe is there that says what a map holds
     missing: list[Absent] = []
     passed_over: list[Absent] = []
     placeless: list[Diagnostic] = []
@@ -100,12 +102,15 @@ def plan_script(
                 planner.add_scripted(probe, point, optional=chosen["missing_probes"] != "error")
                 added += 1
             except LanguageError as error:
-                faults += error.diagnostics
+                for one in error.diagnostics:
+                    (follow if probe.asks(unlearned, one.span) else faults).append(one)
             except (CatalogError, BtfLookupError) as error:
                 (unmatched if point.wildcard else missing).append(Absent(point, error))
         (passed_over if added > before else missing).extend(unmatched)
         if added == before and any(map(wanted, probe.attach)):
             placeless.append(Diagnostic(probe.attach[0].span, PLACELESS))
+    if not faults and not (missing and chosen["missing_probes"] == "error"):
+        faults = follow
     if faults or (missing and (chosen["missing_probes"] == "error" or not added)):
         raise LanguageError(script.source, [*faults, *(one.refused() for one in missing)])
     plan = planner.plan()._replace(prints_maps=bool(chosen["print_maps_on_exit"]))

@@ -3,7 +3,7 @@
 Invariant: what is wrong whatever the kernel has is told before anything is compiled, all of it at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from kwire.hints import Final
 from kwire.lang import check, tree
@@ -23,8 +23,9 @@ from kwire.lang.bpftrace.specialize import without_map_parameters
 from kwire.lang.context import Site
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.expressions import Types
+from kwire.lang.forms import walk
 from kwire.lang.inferred import Inferred
-from kwire.lang.tree import AttachPoint, Source
+from kwire.lang.tree import AttachPoint, Source, Span
 
 
 class ScriptProbe:
@@ -58,6 +59,11 @@ class ScriptProbe:
         except RecursionError:
             return [self._deep()]
         return list(dict.fromkeys(lowering.faults))
+
+    def asks(self, maps: Collection[str], span: Span) -> bool:
+        """Whether what stands at `span` has to do with any of these maps."""
+        nodes = (node for node in walk(self.probe) if isinstance(node, s.Map) and node.id in maps)
+        return any(span[:2] <= one.span[:2] and one.span[2:] <= span[2:] for one in nodes)
 
     def _lowered(self, site: Site) -> tuple[Lowering, tuple[tree.Stmt, ...]]:
         """The probe at a place as statements. A variable that is used behind the block it was first assigned
