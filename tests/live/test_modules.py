@@ -149,8 +149,7 @@ def test_a_module_that_goes_is_said_while_it_is_traced(
         assert traced.wait(PATIENCE) == 0
 
 
-@pytest.mark.parametrize("target", ["dummy:dummy_xmit", "dummy:dummy_*"])
-@pytest.mark.parametrize("kind", ["kprobe", "fentry"])
+@pytest.mark.parametrize(("kind", "target"), [("kprobe", "dummy:dummy_*"), ("fentry", "dummy:dummy_xmit")])
 def test_a_module_that_is_not_loaded_is_named(kind: str, target: str) -> None:
     assert unload(DUMMY) == ""
     with (
