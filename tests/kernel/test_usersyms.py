@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kwire.kernel.binaries import files
 from kwire.kernel.symbols import Symbols
 from kwire.kernel.usersyms import PerfMap, Process, Table, UserSymbols, demangled, perf_table
 
@@ -111,6 +112,23 @@ def test_functions_of_libraries_and_of_the_vdso_are_found() -> None:
     vdso = [one for one in process._mappings if one.path == "[vdso]"]
     names = {process.at(one.start + at).name for one in vdso for at in range(0, one.end - one.start, 16)}
     assert not vdso or "clock_gettime" in names or "__kernel_clock_gettime" in names
+
+
+@needs_cc
+def test_a_process_that_takes_another_folder_for_its_root_has_names(tmp_path: Path) -> None:
+    """Paths are told as its mount namespace has them, which is ours."""
+    (tmp_path / "x.c").write_text(SOURCE)
+    program = tmp_path / "own"
+    subprocess.run(["cc", "-static", "-o", program, tmp_path / "x.c"], check=True)
+    inside = ["chroot", str(tmp_path), "/own"]
+    with subprocess.Popen(inside, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        first, _ = (int(word, 16) for word in running.stdout.readline().split())
+        try:
+            assert name(looked(running.pid), first + 1) == ("first", 1)
+            assert files("own", [running.pid]) == [str(program)]
+        finally:
+            running.kill()
 
 
 @needs_cc

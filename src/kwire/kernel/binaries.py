@@ -103,9 +103,15 @@ def _mapped(pid: int) -> list[str]:
     except OSError as error:
         cause = (error.strerror or str(error)).lower()
         raise KwireError("read files of process", str(pid), cause) from None
-    paths = [words[5] for words in lines if len(words) == 6 and "x" in words[1] and words[5][0] == "/"]
+    told = [words for words in lines if len(words) == 6 and "x" in words[1] and words[5][0] == "/"]
     root = _root(pid)
-    return [root + path for path in dict.fromkeys(paths) if _begins_as_elf(root + path)]
+    if root:
+        from kwire.kernel.usersyms import root_of
+
+        paths = [root_of(pid, words[5], int(words[4])) + words[5] for words in told]
+    else:
+        paths = [words[5] for words in told]
+    return [path for path in dict.fromkeys(paths) if _begins_as_elf(path)]
 
 
 def _named(name: str, paths: Sequence[str]) -> str:

@@ -249,6 +249,20 @@ def _best(found: Sequence[tuple[int, int, int]], texts: bytes) -> Iterator[tuple
         at = end
 
 
+def root_of(pid: int, path: str, inode: int) -> str:
+    """What to put before the path of a file that a process has mapped, as /proc/PID/maps tells it: the root
+    of its mount namespace, or nothing where it is in ours, whatever it takes for / (chroot).
+    """
+    root = f"/proc/{pid}/root"
+    with suppress(OSError):
+        if os.stat(root + path).st_ino == inode:
+            return root
+    with suppress(OSError):
+        if os.stat(path).st_ino == inode:
+            return ""
+    return root
+
+
 class Process:
     """One process. `pid`: as /proc knows it."""
 
@@ -310,7 +324,7 @@ class Process:
         """The ELF file that is mapped there; None where none is, as with what a JIT compiler made."""
         if not mapping.inode:
             return None
-        root = f"/proc/{self.pid}/root"
+        root = root_of(self.pid, mapping.path, mapping.inode)
         path = root + mapping.path
         if mapping.path.endswith(" (deleted)"):
             path = f"/proc/{self.pid}/map_files/{mapping.start:x}-{mapping.end:x}"
