@@ -67,6 +67,19 @@ static inline int as_sound(const uint8_t *frame, const uint8_t *sound, const str
 	return 1;
 }
 
+typedef uint32_t words __attribute__((vector_size(16)));
+
+static void fill(uint32_t *to, uint64_t count, uint32_t value)
+{
+	const words four = { value, value, value, value };
+	uint64_t i = 0;
+
+	for (; count - i >= 4; i += 4)
+		memcpy(to + i, &four, sizeof four);
+	for (; i < count; i++)
+		to[i] = value;
+}
+
 /* What heads tell together. `first`, `last`: the least and the greatest timestamp of EVENTs, as the records hold them. */
 struct survey {
 	uint64_t same, ordered, first, last, unsound;
@@ -82,48 +95,54 @@ uint64_t kw_event_heads(const uint8_t *data, uint64_t size, const uint64_t *offs
 			const struct shape *rows, uint64_t row_count, const uint64_t *tails, uint64_t tail_count,
 			uint8_t *types, uint32_t *ids, uint32_t *ends, uint64_t *times, struct survey *survey)
 {
-	const struct shape *row = NULL, *near = NULL;
-	const uint8_t *sound = NULL; /* an EVENT that is, with this head */
-	uint64_t i, head = 0, length = 0, end = 0, least = ~(uint64_t)0, most = 0, before = 0, late = 0, unsound = 0;
-	uint32_t differs = 0, first = 0, type = 0, id = 0;
+	const struct shape *near = NULL;
+	uint64_t i = 0, least = ~(uint64_t)0, most = 0, before = 0, late = 0, unsound = 0;
+	uint32_t differs = 0, first = 0, any = 0;
 
-	for (i = 0; i < count; i++) {
-		uint64_t at = offsets[i];
-		if (!length || at > size || size - at < length || host64(data + at) != head) { /* not as the one before */
-			length = frame_length(data, size, at);
-			if (!length)
+	while (i < count) {
+		uint32_t length = frame_length(data, size, offsets[i]);
+		if (!length)
+			break;
+		const uint8_t *frame = data + offsets[i], *sound = NULL; /* `sound`: an EVENT that is, with this head */
+		uint64_t head = host64(frame), end = without_trailer(frame, length), last = size - length, from = i;
+		uint32_t type = frame_type(frame), id = frame_id(frame), word = 0;
+		if (type == TYPE_EVENT && length < EVENT_HEADER)
+			type = NO_EVENT;
+		if (!i)
+			first = id;
+		differs |= (id ^ first) | (type ^ TYPE_EVENT);
+		const struct shape *row = type == TYPE_EVENT ? shape_of(rows, row_count, id, near) : NULL;
+		near = row ? row : near;
+		if (type == TYPE_EVENT && !any) {
+			least = before = event_time(frame);
+			any = 1;
+		}
+		uint64_t alone = row && row->tails == 1 && row->first < tail_count ? tails[row->first] : 0;
+		for (; i < count && offsets[i] <= last; i++) { /* those that follow with the same head */
+			frame = data + offsets[i];
+			if (host64(frame) != head)
 				break;
-			head = host64(data + at);
-			type = frame_type(data + at);
-			id = frame_id(data + at);
-			end = without_trailer(data + at, length);
-			if (type == TYPE_EVENT && length < EVENT_HEADER)
-				type = NO_EVENT;
-			if (!i)
-				first = id;
-			differs |= (id ^ first) | (type ^ TYPE_EVENT);
-			row = type == TYPE_EVENT ? shape_of(rows, row_count, id, near) : NULL;
-			near = row ? row : near;
-			sound = NULL;
-		}
-		const uint8_t *frame = data + at;
-		if (row && !(sound && as_sound(frame, sound, row, tails))) {
-			sound = event_sound(frame, end, row, tails, tail_count) ? frame : NULL;
-			unsound += !sound;
-		}
-		uint64_t time = length < EVENT_HEADER ? 0 : event_time(frame);
-		if (type == TYPE_EVENT) {
-			least = time < least ? time : least;
-			most = time > most ? time : most;
-			late |= time < before;
+			if (row && !(sound && (alone ? host32(frame + alone) == word : as_sound(frame, sound, row, tails)))) {
+				sound = event_sound(frame, end, row, tails, tail_count) ? frame : NULL;
+				unsound += !sound;
+				word = sound && alone ? host32(sound + alone) : 0;
+			}
+			uint64_t time = length < EVENT_HEADER ? 0 : event_time(frame);
+			times[i] = time;
+			if (type != TYPE_EVENT)
+				continue;
+			if (time < before) { /* of those in order the first is the least, and the last the greatest */
+				late = 1;
+				most = before > most ? before : most;
+				least = time < least ? time : least;
+			}
 			before = time;
 		}
-		types[i] = (uint8_t)type;
-		ids[i] = id;
-		ends[i] = (uint32_t)end;
-		times[i] = time;
+		memset(types + from, (int)type, i - from);
+		fill(ids + from, i - from, id);
+		fill(ends + from, i - from, (uint32_t)end);
 	}
-	*survey = (struct survey){ !differs, !late, least, most, unsound };
+	*survey = (struct survey){ !differs, !late, least, before > most ? before : most, unsound };
 	return i;
 }
 
@@ -606,6 +625,42 @@ static inline int as_before(const uint8_t *p, uint64_t size, const uint8_t *befo
 	return !memcmp(p, before, length);
 }
 
+#define LONG_TEXT 16u /* bytes of a text that is compared as two words */
+
+/* What the reference of a text in the tail says, and where its event must end at least. */
+struct told {
+	uint64_t word, offset, length, reach;
+};
+
+/*
+ * The first event from i on whose text lies elsewhere in it than is told, or is not that of which LONG_TEXT bytes are there
+ * from `text` on; those before it are added to *run.
+ */
+static uint64_t as_told(const struct events *events, const struct text_field *f, uint64_t i, const struct told *told,
+			const uint8_t *text, uint64_t *run)
+{
+	const uint64_t *starts = events->starts, *ends = events->ends, count = events->count, from = i;
+	uint64_t need = told->offset + LONG_TEXT, offset = told->offset, reach = told->reach, at = f->at;
+	uint32_t word = (uint32_t)told->word;
+
+	need = need < at + 4 ? at + 4 : need;
+	if (!told->length || told->length > LONG_TEXT || told->word >> 32 || events->size < need)
+		return i;
+	uint64_t last = events->size - need;
+	uint64_t low = told->length < 8 ? low_bytes(told->length) : ~(uint64_t)0;
+	uint64_t high = told->length <= 8 ? 0 : told->length < 16 ? low_bytes(told->length - 8) : ~(uint64_t)0;
+	uint64_t one = host64(text), two = host64(text + 8);
+	for (; i < count && starts[i] <= last; i++) {
+		const uint8_t *event = events->data + starts[i];
+		if (host32(event + at) != word || ends[i] < reach)
+			break;
+		if (((host64(event + offset) ^ one) & low) | ((host64(event + offset + 8) ^ two) & high))
+			break;
+	}
+	*run += i - from;
+	return i;
+}
+
 /*
  * The distinct values of a field of text, as they come: the hash of each with a secret. Returns how many there are;
  * limit + 1: more, or one that is not inside its event or the data, and they are not whole then. *unread: how many are
@@ -627,6 +682,11 @@ uint64_t kw_text_counts(const struct events *events, const struct text_field *fi
 	if (f.at > size || taken > size - f.at)
 		return count ? to->limit + 1 : 0;
 	for (uint64_t i = 0; i < count; i++) {
+		if (s.run > 1 && f.kind == TEXT_TAIL && tail == before_length && size - before >= LONG_TEXT) {
+			i = as_told(events, &f, i, &(struct told){ told, offset, tail, reach }, data + before, &s.run);
+			if (i == count)
+				break;
+		}
 		if (starts[i] > size - f.at - taken)
 			return to->limit + 1;
 		uint64_t place = starts[i] + f.at, length = f.width;

@@ -222,8 +222,21 @@ typedef uint8_t octets __attribute__((vector_size(16)));
  */
 static uint64_t begins(const uint8_t *p, uint64_t at, uint64_t size)
 {
-	for (; size - at > sizeof(octets); at += sizeof(octets)) {
+	while (size - at > sizeof(octets)) {
 		octets one, two;
+		if (size - at > 4 * sizeof one) { /* of text hardly any */
+			octets part[4];
+			memcpy(part, p + at, sizeof part);
+			for (int place = 0; place < 4; place++)
+				part[place] = (octets)((part[place] - FRAME_VERSION * 16) <= TYPE_MAX);
+			octets four = part[0] | part[1] | part[2] | part[3];
+			uint64_t some[2];
+			memcpy(some, &four, sizeof some);
+			if (!(some[0] | some[1])) {
+				at += sizeof part;
+				continue;
+			}
+		}
 		uint64_t any[2];
 		memcpy(&one, p + at, sizeof one);
 		memcpy(&two, p + at + 1, sizeof two);
@@ -232,6 +245,7 @@ static uint64_t begins(const uint8_t *p, uint64_t at, uint64_t size)
 		memcpy(any, &both, sizeof any);
 		if (any[0] | any[1])
 			break;
+		at += sizeof one;
 	}
 	while (at + 1 < size && !((uint8_t)(p[at] - FRAME_VERSION * 16) <= TYPE_MAX &&
 				  (!p[at + 1] || p[at + 1] == FLAG_CHECKSUM ||

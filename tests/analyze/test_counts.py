@@ -196,6 +196,43 @@ def test_the_walkers_count_texts_of_events_as_their_twins(kind: int) -> None:
 
 
 @needs_library
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 15, 16, 17])
+@pytest.mark.parametrize("order", "<>")
+def test_texts_that_repeat_are_counted_as_their_twins(length: int, order: str) -> None:
+    """Runs of one text, broken by a byte that differs, by another place, by a shorter one, by none at all."""
+    text, size, places = bytes(range(1, 1 + length)), 64, (20, 24)
+    for seed in range(40):
+        source = random.Random(seed)
+        rows = []
+        for _ in range(60):
+            at, part = places[source.random() < 0.1], bytearray(text)
+            told = length
+            if source.random() < 0.15:
+                part[source.randrange(length)] ^= 0x40
+            if source.random() < 0.05:
+                told = source.choice([0x8000, 0x8000 | length, length - 1])
+            reference = np.array([at, told], f"{order}u2").tobytes()
+            rows.append(
+                (bytes(16) + reference + bytes(at - 20) + part).ljust(size, source.choice([b"\0", b"x"]))
+            )
+        cut = size - places[1] - length  # the last text ends where the data do
+        data = np.frombuffer(b"".join(rows)[: -cut or None], np.uint8)
+        starts = np.arange(len(rows), dtype=np.uint64) * np.uint64(size)
+        ends = np.full(len(rows), size, np.uint64)
+        ends[-1] = size - cut
+        if seed % 4 == 0:
+            ends[source.randrange(len(rows))] = places[0] + length - 1
+        results: list[Any] = []
+        for texts in (native.text_counts, counts.text_counts_twin):
+            assert texts is not None
+            table, made = room(60, 4)
+            field = TextField(16, gather.TAIL, 4, order == ">", 20, seed)
+            done = texts(Events(data, starts, ends, len(starts)), field, Distinct(seed | 1, table, *made))
+            results.append((done, made[:, : done[0]].tolist() if done[0] <= 60 else None))
+        assert results[0] == results[1], seed
+
+
+@needs_library
 def test_a_table_that_is_too_small_for_events_is_refused() -> None:
     data, places, field = np.zeros(64, np.uint8), np.zeros(1, np.uint64), np.array([0, 1, 0, 0], np.uint64)
     for numbers, texts in (

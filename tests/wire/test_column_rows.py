@@ -188,3 +188,28 @@ def test_a_survey_tells_what_all_heads_say() -> None:
             count = len(offsets)
             room = (np.zeros(count, kind) for kind in (np.uint8, np.uint32, np.uint32, np.uint64))
             assert walker(bytes(data), offsets, count, *SHAPES[1], *room) == (count, expected), more
+
+
+@needs_library
+@pytest.mark.parametrize("seed", range(60))
+def test_heads_of_runs_are_those_of_the_twin(seed: int) -> None:
+    """EVENTs of several probes and lengths in runs, other frames between them, times that go back."""
+    source = random.Random(seed)
+    data, offsets = bytearray(), array("Q")
+    for _ in range(source.randrange(6)):
+        number, size = source.choice([1, 2, 9]), source.choice([8, 15, 16, 24, 40])
+        kind = source.choice([0x11, 0x11, 0x11, 0x17, 0x18])
+        for _ in range(source.randrange(9)):
+            offsets.append(len(data))
+            data += struct.pack(">BBHI", kind, 0, size, number) + source.randbytes(size - 8)
+    if source.random() < 0.3:
+        offsets.append(source.choice([len(data), len(data) + 9, (1 << 64) - 1]))
+    tails = array("Q", [16, 20])
+    rows = array("Q", [1, 24, source.randrange(2), 0, source.randrange(3), 2, 16, 0, 0, 0])
+    found = []
+    for walker in (native.event_heads, column_rows.event_heads_twin):
+        assert walker is not None
+        room = [np.zeros(len(offsets), kind) for kind in (np.uint8, np.uint32, np.uint32, np.uint64)]
+        done, survey = walker(bytes(data), offsets, len(offsets), rows, tails, *room)
+        found.append((done, survey, [one[:done].tolist() for one in room]))
+    assert found[0] == found[1]

@@ -15,6 +15,7 @@ RECORD_SIZE: Final = 16  # seconds, fraction, captured, original: u32 each
 VERSION: Final = (2, 4)  # what is written today
 OLDEST: Final = (2, 0)  # before VERSION the two lengths of a record stand the other way round …
 EITHER: Final = (2, 3)  # … and in this one either way: the captured length is the one that is not greater
+RECORD: Final = {"little": struct.Struct("<4I").unpack_from, "big": struct.Struct(">4I").unpack_from}
 MAX_RECORD: Final = 16 << 20  # captured bytes of a packet that is looked into …
 MAX_PASSED: Final = 1 << 30  # … or passed over, where snaplen allows it; a record that claims more is damage
 

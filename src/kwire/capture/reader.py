@@ -238,6 +238,7 @@ class Capture:
         "_body_before",
         "_current",
         "_data",
+        "_head_before",
         "_input",
         "_interfaces",
         "_large",
@@ -275,6 +276,7 @@ class Capture:
         self._links = array("Q")  # link types of the interfaces of this section
         self._large: Large | None = None  # the block that comes next is not looked into
         self._order = pcapng.HOST
+        self._head_before: tuple[bytes, pcapng.Order] = (b"", pcapng.HOST)  # of a section, and its order
         self._reader = SchemaReader()
         self._plain = False  # there is a section, and every interface of it holds frames
         self._current: Section | None = None  # that of the frames given last
@@ -440,16 +442,22 @@ class Capture:
             return None
         start, order = self._base + at, self._order
         if data[at : at + 4] == pcapng.SECTION_START:
-            found = pcapng.section_order(data[at + 8 : at + 12])
-            if found is None:
-                raise StopReading(f"damaged at byte {start}: a section header without its byte-order magic")
-            if left < pcapng.LEAST[Block.SECTION]:
-                self._need = pcapng.LEAST[Block.SECTION]
-                return None
-            other = pcapng.other_version(data[at : at + pcapng.VERSION_END])
-            if other:
-                raise StopReading(f"not read from byte {start} on: a section of {other} begins there")
-            order = found
+            head = bytes(data[at + 8 : at + pcapng.VERSION_END])
+            if head == self._head_before[0] and left >= pcapng.LEAST[Block.SECTION]:
+                order = self._head_before[1]  # the sections of a file mostly say the same
+            else:
+                found = pcapng.section_order(head[:4])
+                if found is None:
+                    raise StopReading(
+                        f"damaged at byte {start}: a section header without its byte-order magic"
+                    )
+                if left < pcapng.LEAST[Block.SECTION]:
+                    self._need = pcapng.LEAST[Block.SECTION]
+                    return None
+                other = pcapng.other_version(data[at : at + pcapng.VERSION_END])
+                if other:
+                    raise StopReading(f"not read from byte {start} on: a section of {other} begins there")
+                order, self._head_before = found, (head, found)
         elif not self.sections:
             raise foreign(self.name, bytes(self._data[:START]))
         kind, total = (_little if order == "little" else _big)(data, at)
@@ -558,8 +566,7 @@ class Capture:
         if block.type in pcapng.PACKETS:
             return self._packet(block)
         if block.type == Block.SECTION:
-            order = pcapng.section_order(block.body[:4])
-            assert order is not None  # _block has seen to it
+            order = self._head_before[1]  # `_block` has seen to it
             self._order, self._plain, self._reader = order, True, SchemaReader()
             self._links = array("Q")
             if len(self.sections) == MAX_SECTIONS:

@@ -190,9 +190,13 @@ def verify_capture(capture: Capture) -> FileReport:
         problems.append(f"{are(capture.forgotten, 'session')} beyond what is kept: nothing is known of them")
     balances = []
     for section in capture.sections:
-        known = counts.get(id(section)) or _Count(section)
-        told, label = capture.complaint(section), capture.label(section)
-        if told and (section.schemas or known.strangers or id(section) not in counts):
+        told = capture.complaint(section)
+        if not section.schemas and id(section) not in counts:  # nothing of it is there
+            if told:
+                problems.append(told)
+            continue
+        known, label = counts.get(id(section)) or _Count(section), capture.label(section)
+        if told and (section.schemas or known.strangers):
             problems.append(told)
         # A session that is whole says by its protocol what was produced: what came, and what LOST counts.
         found = _balances(known, problems, label, cut=capture.problem is not None)

@@ -108,6 +108,8 @@ class Engine:
         self._memory = Memory(bytes(bits), MAX_FLOWS, MAX_CONVERSATIONS)
         self._state = self._memory.state
         self._state.any_port = any_port
+        self._heard = 0  # of what the engine found wrong: how much `found` has
+        self._remarks = self._state.remarks
         self._rows: Rows | None = None  # those being taken
         self._before = 0  # packets taken before those of the rows
         self._told: dict[int, int] = {}  # of the engine's counts: what `found` has of them
@@ -579,6 +581,8 @@ class Engine:
     def _say(self, data: Any, rows: "Rows | None") -> None:
         """Put into words what was wrong for the first time; the packets are still there."""
         state = self._state
+        if not state.special_count:
+            return
         for special in state.specials[: state.special_count]:
             packet = None
             if rows is not None and special.row < state.count:
@@ -627,7 +631,20 @@ class Engine:
 
     def _tell(self) -> None:
         """Bring `found`, `remarks` and `others` up to date with the engine's counts."""
+        state, remarks = self._state, self._remarks
+        if state.troubles != self._heard:
+            self._hear()
+        if any(remarks):
+            for place, remark in enumerate(_REMARKS):
+                if remarks[place]:
+                    self.remarks[remark.name] += remarks[place]
+                    remarks[place] = 0
+
+    def _hear(self) -> None:
+        """Bring `found` up to date."""
         state = self._state
+        if not state.special_count:  # all that is counted has its text
+            self._heard = state.troubles
         counts = list(state.counts)
         for code in self._texts:  # in the order in which they were first seen
             count = counts[code]
@@ -639,10 +656,6 @@ class Engine:
             name = _TROUBLES[code - memory.CODE_TROUBLE].name if trouble else Code(code).name
             moment, text = self._texts[code]
             self._count(name, text, new, moment)
-        for place, remark in enumerate(_REMARKS):
-            if state.remarks[place]:
-                self.remarks[remark.name] += state.remarks[place]
-                state.remarks[place] = 0
 
     def _complain(self, error: FrameError, text: str, moment: tuple[int, int, int]) -> None:
         """Count an error of a frame that Python has read; `text` is said of the first."""

@@ -586,11 +586,7 @@ class PcapCapture(NetworkCapture):
         self._need = pcap.RECORD_SIZE
         if left < self._need:
             return None
-        words = [
-            int.from_bytes(self._data[at : at + 4], self._order)
-            for at in range(self._at, self._at + pcap.RECORD_SIZE, 4)
-        ]
-        seconds, fraction, *lengths = words
+        seconds, fraction, *lengths = pcap.RECORD[self._order](self._data, self._at)
         captured, original = self._header.lengths(*lengths)
         self._need = pcap.RECORD_SIZE + captured
         if captured > pcap.MAX_RECORD:
