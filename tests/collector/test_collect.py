@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import struct
+import subprocess
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -362,6 +364,35 @@ def test_a_folder_that_cannot_be_written_is_waited_for(site: Site, monkeypatch: 
     site.until(lambda: source.ended is not None and not collector.collected_sessions)
     assert numbers(site.captures()[0]) == list(range(1000))
     site.close()
+
+
+def test_a_session_begins_when_the_disk_takes_its_checkpoint(site: Site) -> None:
+    """Else the next collector does not know it, and all that waits counts as lost."""
+    disk = site.path / "in"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "kwire-test", disk]).returncode:
+        pytest.skip("cannot mount a small file system")
+    try:
+        site.open()
+        filler = disk / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", 0) as file:
+            while file.write(bytes(4096)):
+                pass
+        source = Source("one")
+        peer = site.connect(source).peer
+        source.give(1000, peer)
+        site.until(lambda: site.collector.trouble)
+        assert (site.collector.collected_sessions, site.collector.begun) == ({}, 0)
+        site.close()
+        filler.unlink()
+        site.open()
+        source.finish(peer)
+        site.until(lambda: source.ended is not None)
+        site.close()
+        assert [complete(path) for path in site.captures()] == [1000]
+        assert site.collector.summary()["lost"] == 0
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_a_merged_capture_that_is_cut_after_its_sessions_have_ended(site: Site) -> None:

@@ -3,7 +3,8 @@
 Invariant: what an agent says of itself is text, and short.
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 from kwire.collector.folder import Folder
 from kwire.collector.store import Options, Store
@@ -23,6 +24,12 @@ class CaptureTarget(NamedTuple):
     folder: Folder
     merged: str = ""
     options: Options = Options()
+
+
+def about_of(said: Mapping[str, Any], identity: str, origin: str, address: str) -> dict[str, str]:
+    """What a checkpoint says of a session's source, short and as text. `said`: by itself."""
+    about = {name: str(said.get(name, ""))[:TEXT] for name in ("host", "kernel", "tool", "name")}
+    return about | {"identity": identity, "origin": origin, "transport": address.partition(":")[0]}
 
 
 class CollectedSession:
@@ -76,10 +83,7 @@ class CollectedSession:
     @property
     def about(self) -> dict[str, str]:
         """What the agent says of itself, short and as text."""
-        said = self.session.peer_about
-        about = {name: str(said.get(name, ""))[:TEXT] for name in ("host", "kernel", "tool", "name")}
-        kind = self.address.partition(":")[0]
-        return about | {"identity": self.identity, "origin": self.origin, "transport": kind}
+        return about_of(self.session.peer_about, self.identity, self.origin, self.address)
 
     @property
     def name(self) -> str:

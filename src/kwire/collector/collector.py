@@ -19,7 +19,7 @@ from kwire.capture.output import CaptureError, FullError, GoneError
 from kwire.collector import storage
 from kwire.collector.admission import Admission
 from kwire.collector.checkpoint import CheckpointError, NoCheckpointError
-from kwire.collector.collected_session import TEXT, CaptureTarget, CollectedSession
+from kwire.collector.collected_session import TEXT, CaptureTarget, CollectedSession, about_of
 from kwire.collector.session_statistics import SessionStatistics, in_words, told
 from kwire.collector.storage import Storage, Told
 from kwire.collector.store import SEQUENCES, Payload, Store
@@ -153,7 +153,21 @@ class Collector(Handler):
             stored_session = None  # then its source begins a new one with what it has not sent
         if stored_session is not None and stored_session.continued is not None:
             self.admission.prove_last(stored_session.continued, hello, address)
+        if stored_session is None and not hello.resume:
+            self._promise_new(hello, identity, address)
         return self._make(identity, address, "", hello.token, stored_session, address.startswith("udp:"))
+
+    def _promise_new(self, hello: Hello, identity: str, address: str) -> None:
+        """Remember a session that begins, before its source hears that it has one: it could never resume it
+        at a collector after us. KwireError where the disk does not take that: it comes again.
+        """
+        new = StoredSession(hello.token, about_of(hello.about, identity, "", address))
+        new.next, new.continued = hello.next, (hello.nonce, int(time.time()))
+        try:
+            self.storage.promise(new, begun=False)
+        except CheckpointError as error:
+            self.ail(error)
+            raise KwireError("serve", address, f"the collector's disk takes nothing: {error.cause}") from None
 
     def handler_for(self, session: Session) -> "Collector":
         """The handler of a session: the collector itself, for all."""
