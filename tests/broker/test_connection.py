@@ -98,6 +98,6 @@ def test_verbs_end_where_most_of_a_cluster_is_gone(tmp_path: Path) -> None:
         for server in cluster.servers[:2]:
             server.kill()
         done = status(cluster.url)
-    assert done.stderr.startswith(f"kwire: look at {cluster.url}: ")
-    assert "does not answer" in done.stderr
+    assert "does not answer" in done.stderr  # which of its questions, depends on who led
+    assert len(done.stderr.splitlines()) == 1
     assert done.returncode == 1

@@ -16,7 +16,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -61,6 +61,9 @@ WRONG_REVISION: Final = (10071, 10164)
 NO_MESSAGE: Final = 10037
 """The error that says that a key is not there."""
 
+UNAVAILABLE: Final = 503
+"""The error of a cluster most of whose servers are gone."""
+
 OURS: Final = re.compile("ALERT.*CERTIFICATE|ALERT_UNKNOWN_CA")
 """What TLS calls it when the other side refuses our certificate."""
 
@@ -104,7 +107,7 @@ class Connection:
         if error is not None and error.get("err_code") == NO_MESSAGE:
             return b"", 0
         if error is not None:
-            raise BrokerError("read", f"{key} of the bucket", str(error.get("description")))
+            raise _refusal("read", key, error)
         message = told["message"]
         if "hdrs" in message and b"KV-Operation" in base64.b64decode(message["hdrs"]):
             return b"", 0  # somebody has deleted it
@@ -157,7 +160,7 @@ class Connection:
         if error is not None and error.get("err_code") in WRONG_REVISION:
             return 0
         if error is not None:
-            raise BrokerError("write", f"{key} of the bucket", str(error.get("description")))
+            raise _refusal("write", key, error)
         return 0 if told.get("duplicate") else int(told["seq"])
 
     async def now(self) -> float:
@@ -166,6 +169,13 @@ class Connection:
             value, revision = await self.get(CLEANED)
             if await self.swap(CLEANED, value or b"0", revision):
                 return await self.written(CLEANED)
+
+
+def _refusal(operation: str, key: str, error: Mapping[str, Any]) -> BrokerError:
+    """What JetStream says instead of an answer."""
+    away = error.get("code") == UNAVAILABLE
+    cause = "JetStream does not answer there" if away else str(error.get("description"))
+    return BrokerError(operation, f"{key} of the bucket", cause)
 
 
 Serve = Callable[[Connection], Awaitable[None]]
