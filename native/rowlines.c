@@ -393,8 +393,10 @@ static inline uint8_t *value(struct room *room, uint8_t *to, const struct writte
 		return moment(room, to, row);
 	case ROW_GIVEN:
 		return put_text(room, to, given_text(with, row, part->at));
+	case ROW_NOTHING:
+		return to;
 	default:
-		return to; /* ROW_NOTHING */
+		return NULL; /* ROW_ODD */
 	}
 }
 

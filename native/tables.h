@@ -71,6 +71,7 @@
 #define ROW_TIME 5u
 #define ROW_MOMENT 6u
 #define ROW_GIVEN 7u
+#define ROW_ODD 8u
 #define STYLE_JSON 0u
 #define STYLE_CELL 1u
 #define STYLE_HEX 2u

@@ -27,7 +27,7 @@ HEAD = """\
 
 
 PARTS = ("TEXT", "INTEGER", "CHARACTER", "TAIL", "FIXED")
-ROW_PARTS = ("INTEGER", "TAIL", "FIXED", "BOOL", "NOTHING", "TIME", "MOMENT", "GIVEN")
+ROW_PARTS = ("INTEGER", "TAIL", "FIXED", "BOOL", "NOTHING", "TIME", "MOMENT", "GIVEN", "ODD")
 STYLES = ("JSON", "CELL", "HEX", "JSON_HEX", "CUT")
 """Of those of lines: `view.batches` and `analyze.rowlines`."""
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from kwire.analyze import export, perfetto, source
+from kwire.analyze.order import Run
+from kwire.analyze.scan import Scan
 from kwire.analyze.source import Source
 
 FIELDS = (("pid", "u32", 1, ""), ("comm", "str", 1, ""))
@@ -139,17 +141,19 @@ def test_a_trace_begins_at_its_oldest_event(
     kit: Any, kwire: Any, tmp_path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where that comes after others, further away than events are put in order."""
-    schemas = [kit.schema(1, "kprobe:opened", FIELDS), kit.schema(2, "kprobe:closed", FIELDS)]
-    items = [
-        kit.event(schema, kit.monotonic + at * 1000, (at, b"task"))
-        for at, schema in ((7, schemas[0]), (3, schemas[1]))
-    ]
-    path, out = kit.write(tmp_path / "old.pcapng", schemas, items), tmp_path / "out.json"
+    schema = kit.schema(1, "kprobe:opened", FIELDS)
+    path, out = tmp_path / "old.pcapng", tmp_path / "out.json"
+    parts = b""
+    for at in (7, 3):
+        items = [kit.event(schema, kit.monotonic + at * 1000, (at, b"task"))]
+        parts += Path(kit.write(tmp_path / "part", [schema], items)).read_bytes()
+    path.write_bytes(parts)
 
     def as_they_come(blocks: Any) -> Any:
-        return ((block, at, int(time)) for block in blocks for at, time in enumerate(block.times))
+        return (Run([(block, slice(0, len(block.times)))], block.times, None) for block in blocks)
 
-    monkeypatch.setattr(perfetto, "ordered", as_they_come)
+    monkeypatch.setattr(perfetto, "runs", as_they_come)
+    monkeypatch.setitem(Scan.__init__.__kwdefaults__, "events_held", 1)  # type: ignore[arg-type]
     assert kwire("export", str(path), "-o", str(out))[0] == 0
     known = out.read_bytes()
     monkeypatch.setattr(source, "HELD", 0)
@@ -159,6 +163,23 @@ def test_a_trace_begins_at_its_oldest_event(
     assert len(readings) > 1
     times = [event["ts"] for event in json.loads(known)["traceEvents"] if "ts" in event]
     assert sorted(times) == [0, 4]
+
+
+def test_a_trace_of_chosen_probes_begins_with_the_capture(
+    kit: Any, kwire: Any, tmp_path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another probe's event came first: that is known when the first one is written, by one reading."""
+    schemas = [kit.schema(1, "kprobe:opened", FIELDS), kit.schema(2, "kprobe:closed", FIELDS)]
+    items = [
+        kit.event(schema, kit.monotonic + at * 1000, (at, b"task"))
+        for at, schema in ((3, schemas[1]), (7, schemas[0]), (9, schemas[1]))
+    ]
+    path, out = kit.write(tmp_path / "two.pcapng", schemas, items), tmp_path / "out.json"
+    monkeypatch.setattr(source, "HELD", 0)
+    assert kwire("export", str(path), "-o", str(out), "--probe", "*opened")[0] == 0
+    assert len(readings) == 1
+    times = [event["ts"] for event in json.loads(out.read_text())["traceEvents"] if "ts" in event]
+    assert times == [4]
 
 
 def test_what_is_no_file_is_known_first(late: str, kwire: Any, readings: list[str]) -> None:

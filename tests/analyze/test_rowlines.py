@@ -1,4 +1,4 @@
-"""CSV and NDJSON made in C are those that are made event by event, to the byte."""
+"""CSV, NDJSON and traces made in C are those that are made event by event, to the byte."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kwire import native
-from kwire.analyze import csvtext, jsontext, rowlines
+from kwire.analyze import csvtext, jsontext, perfetto, rowlines
 from kwire.analyze.gathering import index_of
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import Tables
@@ -63,7 +63,8 @@ def changed(kit: Any, schema: Any, values: tuple[Any, ...], source: random.Rando
 
 def blocks_of(kit: Any, source: random.Random) -> tuple[list[Block], Tables]:
     schemas = [kit.schema(1, 'kprobe:a(", %s %d")'), kit.schema(2, "kprobe:b", order="big", host="h,ö")]
-    schemas += [kit.schema(3, "kprobe:c", ALSO), kit.schema(4, "kprobe:d", ALSO, order="big", host="")]
+    schemas += [kit.schema(3, "kprobe:c", ALSO), kit.schema(4, "kretprobe:c", ALSO, order="big", host="")]
+    schemas.append(kit.schema(5, "kprobe:e", (("comm", "u8", 2, ""), ("cpu", "u16", 1, ""))))
     made, start = [], source.choice([0, -3, 1_700_000_000, 9_223_372_030, -9_223_372_030]) * 10**9
     for _ in range(source.randrange(1, 7)):
         schema, events = source.choice(schemas), []
@@ -74,6 +75,8 @@ def blocks_of(kit: Any, source: random.Random) -> tuple[list[Block], Tables]:
                 wide = source.choice([0, -1, 10**18, -(1 << 63), 99, 100])
                 pid, text = source.choice([-5, 7, -(1 << 31)]), source.choice(TEXTS)
                 values = (wide, source.random() < 0.5, b"\0\xffa", pid, text)
+            if schema.id == 5:
+                values = ((1, source.randrange(3)), source.randrange(3))
             events.append(changed(kit, schema, values, source))
         frames = kit.frames(*events)
         times = np.sort(np.array([start + source.randrange(3 * 10**9) for _ in events], np.int64))
@@ -81,11 +84,12 @@ def blocks_of(kit: Any, source: random.Random) -> tuple[list[Block], Tables]:
     return made, Tables(schemas)
 
 
-def written(blocks: list[Block], tables: Tables) -> tuple[bytes, bytes]:
-    rows, objects = io.BytesIO(), io.BytesIO()
+def written(blocks: list[Block], tables: Tables) -> tuple[bytes, bytes, bytes]:
+    rows, objects, trace = io.BytesIO(), io.BytesIO(), io.BytesIO()
     csvtext.write(blocks, tables, rows)
     jsontext.write(blocks, objects)
-    return rows.getvalue(), objects.getvalue()
+    perfetto.write(blocks, [], lambda: int(blocks[0].times[0]), trace)
+    return rows.getvalue(), objects.getvalue(), trace.getvalue()
 
 
 @pytest.mark.parametrize("room", [64, 3000, 1 << 20])

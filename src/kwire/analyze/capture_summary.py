@@ -186,6 +186,14 @@ class CaptureSummary:
         return min((seen.first for seen in self.probes if seen.first is not None), default=0)
 
     @property
+    def begun(self) -> int:
+        """The same of what has been read so far."""
+        if self.read:
+            return self.begins
+        rows = (one for _, rows in self._sums.rows() for one in rows)
+        return min((bounded(schema.wall(row[1])) for schema, row in rows if schema is not None), default=0)
+
+    @property
     def ends(self) -> int:
         """Wall-clock ns of the last event; 0 where there is none."""
         return max((seen.last for seen in self.probes if seen.last is not None), default=0)

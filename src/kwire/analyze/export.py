@@ -29,6 +29,7 @@ ROWS: Final = 1 << 16  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
 COUNT: Final = 20  # digits of what a file tells of its capture, at most …
 GROUP: Final = 2  # of record batches in a row group
+TOGETHER: Final = 1 << 13  # values that Parquet encodes at a time
 SLACK: Final = 1 << 14  # … and bytes for what else it may turn out to have to tell
 TIMES: Final = ("time", "time_ns")  # columns of wall clocks
 MAGIC: Final = 1 << 6  # bytes before the schema of an Arrow file, at most
@@ -204,6 +205,7 @@ def _parquet(export: Export, out: Any) -> None:
     clocks = dict.fromkeys(TIMES, "DELTA_BINARY_PACKED")  # no two are alike: a dictionary is made in vain
     leaves = [_leaf(field) for field in wide.schema if field.name not in clocks]
     options: dict[str, Any] = {"use_dictionary": leaves, "column_encoding": clocks, "store_schema": False}
+    options["write_batch_size"] = TOGETHER
     with parquet.ParquetWriter(out, wide.schema, compression="zstd", **options) as writer:
         for batches in _grouped(wide.batches(export.blocks)):
             writer.write_table(arrow.load().Table.from_batches(batches))
@@ -278,8 +280,7 @@ def _ndjson(export: Export, out: Any) -> None:
 def _trace(export: Export, out: Any) -> None:
     from kwire.analyze.perfetto import write
 
-    begins = export.summary.begins if export.summary.read else None
-    if write(export.blocks, export.holes, begins, out) != export.summary.begins:
+    if write(export.blocks, export.holes, lambda: export.summary.begun, out) != export.summary.begins:
         raise UnforeseenError  # an older event came late
 
 

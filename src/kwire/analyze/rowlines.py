@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-INTEGER, TAIL, FIXED, BOOL, NOTHING, TIME, MOMENT, GIVEN = range(8)
-"""What a part of a line begins with: the first four stand in the event."""
+INTEGER, TAIL, FIXED, BOOL, NOTHING, TIME, MOMENT, GIVEN, ODD = range(9)
+"""What a part of a line begins with: the first four stand in the event; lines with the last are not plain."""
 
 JSON, CELL, HEX, JSON_HEX, CUT = range(5)
 """How a text or bytes are written: in JSON, between two commas, as hexadecimal digits, or whether cut."""
@@ -48,7 +48,7 @@ class RowPart(NamedTuple):
     """What stands in a line: the `time` in ns, a `moment`, a `field`, or none of them, and `text` behind it.
 
     `style`: how a field's text, bytes or mark is written; of other fields `convert` makes the text of a
-    value, None: an integer as it is.
+    value, None: an integer as it is. `odd`: lines with this part are made one by one.
     """
 
     text: str = ""
@@ -57,6 +57,7 @@ class RowPart(NamedTuple):
     field: Field | None = None
     style: int = JSON
     convert: Callable[[Any], str] | None = None
+    odd: bool = False
 
 
 class Line(NamedTuple):
@@ -148,12 +149,27 @@ class Lines:
                 for part in self._together(run.part(start, start + ROWS)):
                     out.write(part)
 
+    def of(self, run: Run[Block]) -> Iterator[list[str]]:
+        """The lines of a run, some at a time."""
+        for start in range(0, len(run.times), ROWS):
+            part = run.part(start, start + ROWS)
+            if native.rows_lines is None:
+                of, at = part.located()
+                places = zip(of.tolist(), at.tolist(), part.times.tolist(), strict=True)
+                yield [self._alone(part.stretches[which][0], index, time) for which, index, time in places]
+            else:
+                yield b"".join(map(bytes, self._together(part))).decode().split("\n")[:-1]
+
+    def _alone(self, block: Block, place: int, time: int) -> str:
+        """The line of one event."""
+        shape = self._shape(block.schema)
+        return shape.one(time, shape.decode(block.frames.frame_bytes(place)))
+
     def _one_by_one(self, blocks: Iterable[Block], out: Any) -> None:
         lines: list[str] = []
         size = 0
         for block, place, time in ordered(blocks):
-            shape = self._shape(block.schema)
-            lines.append(shape.one(time, shape.decode(block.frames.frame_bytes(place))))
+            lines.append(self._alone(block, place, time))
             size += len(lines[-1])
             if size > WRITTEN:
                 out.write("\n".join([*lines, ""]).encode())
@@ -193,9 +209,8 @@ class Lines:
                 start = stop
                 located = located or (of.tolist(), run.located()[1].tolist())
                 block, _ = run.stretches[located[0][first + place]]
-                shape = shapes[located[0][first + place]]
-                values = shape.decode(block.frames.frame_bytes(located[1][first + place]))
-                yield (shape.one(int(run.times[first + place]), values) + "\n").encode()
+                one = self._alone(block, located[1][first + place], int(run.times[first + place]))
+                yield (one + "\n").encode()
             if done:
                 yield room[start : int(ends[done - 1])]
             first += done or 1  # a line that finds no room at all is made by itself
@@ -252,6 +267,8 @@ class Lines:
         to `names`.
         """
         field = part.field
+        if part.odd:
+            return (ODD, 0, 0, 0, 0)
         if part.moment:
             return (MOMENT, 0, 0, 0, 0)
         if field is None:
