@@ -137,6 +137,11 @@ def test_exports(
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == set()
 
 
+def as_they_come(blocks: Any) -> Any:
+    """Runs of a block each."""
+    return (Run([(block, slice(0, len(block.times)))], block.times, None) for block in blocks)
+
+
 def test_a_trace_begins_at_its_oldest_event(
     kit: Any, kwire: Any, tmp_path: Path, readings: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,9 +153,6 @@ def test_a_trace_begins_at_its_oldest_event(
         items = [kit.event(schema, kit.monotonic + at * 1000, (at, b"task"))]
         parts += Path(kit.write(tmp_path / "part", [schema], items)).read_bytes()
     path.write_bytes(parts)
-
-    def as_they_come(blocks: Any) -> Any:
-        return (Run([(block, slice(0, len(block.times)))], block.times, None) for block in blocks)
 
     monkeypatch.setattr(perfetto, "runs", as_they_come)
     monkeypatch.setitem(Scan.__init__.__kwdefaults__, "events_held", 1)  # type: ignore[arg-type]
@@ -170,16 +172,18 @@ def test_a_trace_of_chosen_probes_begins_with_the_capture(
 ) -> None:
     """Another probe's event came first: that is known when the first one is written, by one reading."""
     schemas = [kit.schema(1, "kprobe:opened", FIELDS), kit.schema(2, "kprobe:closed", FIELDS)]
-    items = [
-        kit.event(schema, kit.monotonic + at * 1000, (at, b"task"))
-        for at, schema in ((3, schemas[1]), (7, schemas[0]), (9, schemas[1]))
-    ]
-    path, out = kit.write(tmp_path / "two.pcapng", schemas, items), tmp_path / "out.json"
+    path, out, parts = tmp_path / "two.pcapng", tmp_path / "out.json", b""
+    for plan in ((3, 1), (7, 0)), ((9, 0), (11, 1)):
+        items = [kit.event(schemas[at], kit.monotonic + time * 1000, (time, b"task")) for time, at in plan]
+        parts += Path(kit.write(tmp_path / "part", schemas, items)).read_bytes()
+    path.write_bytes(parts)
+    monkeypatch.setattr(perfetto, "runs", as_they_come)
+    monkeypatch.setitem(Scan.__init__.__kwdefaults__, "events_held", 1)  # type: ignore[arg-type]
     monkeypatch.setattr(source, "HELD", 0)
     assert kwire("export", str(path), "-o", str(out), "--probe", "*opened")[0] == 0
     assert len(readings) == 1
     times = [event["ts"] for event in json.loads(out.read_text())["traceEvents"] if "ts" in event]
-    assert times == [4]
+    assert times == [4, 6]
 
 
 def test_what_is_no_file_is_known_first(late: str, kwire: Any, readings: list[str]) -> None:
