@@ -426,8 +426,9 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
-def measure(verb: str, path: str, options: tuple[str, ...]) -> float:
+def measure(verb: str, path: str, options: tuple[str, ...], form: str) -> float:
     """Processor seconds of the command, in a child of its own whose modules are there."""
+    Path(f"{path}.{form}").unlink(missing_ok=True)  # to free it is no part of the command
     source, target = os.pipe()
     child = os.fork()
     if not child:
@@ -435,7 +436,7 @@ def measure(verb: str, path: str, options: tuple[str, ...]) -> float:
         gc.set_threshold(GARBAGE)  # as the program does when it starts
         start = time.process_time()
         with contextlib.suppress(BaseException):
-            if run(verb, path, options) in (OK, NOT_WHOLE, NOTHING):
+            if run(verb, path, options, form) in (OK, NOT_WHOLE, NOTHING):
                 os.write(target, struct.pack("d", time.process_time() - start))
         os._exit(0)
     os.close(target)
@@ -447,12 +448,12 @@ def measure(verb: str, path: str, options: tuple[str, ...]) -> float:
     return float(struct.unpack("d", answer)[0])
 
 
-def run(verb: str, path: str, options: tuple[str, ...]) -> int:
+def run(verb: str, path: str, options: tuple[str, ...], form: str) -> int:
     """The command as a user types it, its output thrown away; gives its exit status."""
     words = {
         "stats": ["stats", path],
         "query": ["query", path, "SELECT count(*) FROM events"],
-        "export": ["export", path, "-o", path + ".arrow"],
+        "export": ["export", path, "-o", f"{path}.{form}"],
         "verify": ["verify", path],
     }[verb]
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -496,6 +497,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="of which the best counts")
     verbs = ["stats", "query", "export", "verify"]
     parser.add_argument("--verb", choices=verbs, nargs="+", default=verbs, help="a table for each")
+    forms = ["arrow", "parquet", "csv", "ndjson"]
+    parser.add_argument("--format", choices=forms, default="arrow", help="that `export` writes")
     parser.add_argument("rows", nargs="*", metavar="ROW", help="how the names of those begin that are wanted")
     args = parser.parse_args()
     for row in args.rows:
@@ -509,7 +512,7 @@ def main() -> None:
         Path(path).write_bytes(pcap(plain(50)))
         keep = os.dup(1), os.dup(2)
         for verb in args.verb:
-            run(verb, path, ())  # the modules that the verb loads
+            run(verb, path, (), args.format)  # the modules that the verb loads
         os.dup2(keep[0], 1)
         os.dup2(keep[1], 2)
         counts = args.packets // 4, args.packets
@@ -523,7 +526,9 @@ def main() -> None:
                 Path(path).write_bytes(made)
                 sizes.append(len(made))
                 for verb in args.verb:
-                    seconds[verb].append(min(measure(verb, path, options) for _ in range(args.runs)))
+                    seconds[verb].append(
+                        min(measure(verb, path, options, args.format) for _ in range(args.runs))
+                    )
             for verb, (few, all_of_them) in seconds.items():
                 more = max(all_of_them - few, 1e-9)
                 rate, once = (counts[1] - counts[0]) / more, max(few - more / 3, 0)
