@@ -30,6 +30,7 @@ from kwire.bpf.vm_maps import ArrayMap, HashMap
 from kwire.compile import loops
 from kwire.compile.build import Compiled, compile_probe, task_fields
 from kwire.compile.layout import layout
+from kwire.kernel.prog import VerifierError
 from kwire.lang import checked as c
 from kwire.lang import types as t
 from kwire.lang.context import Argument, Param, Site
@@ -1256,7 +1257,7 @@ always = settings(
 
 @settings(always, max_examples=EXAMPLES or 150)
 @given(SEEDS, DEPTHS)
-@example(125045, 3)  # the key of a text that is compared compares texts itself
+@example(3968070356, 4)  # the key of a text that is compared compares texts itself
 @example(3738275045, 0)  # turns change what decides how many there are
 @example(2827074476, 1)  # a map is read in a text that is not always compared
 def test_the_interpreter_gives_what_the_tree_means(seed: int, depth: int) -> None:
@@ -1322,9 +1323,9 @@ def in_kernel(
 @pytest.mark.kernels("6.1")  # the oldest verifier; the newest one judges here
 @settings(always, max_examples=EXAMPLES or fewer_in_guests(80))
 @given(SEEDS, DEPTHS)
-@example(125045, 3)
-@example(553532, 3)  # an empty text in user memory
-@example(7198474, 0)  # a text of a length of its own, whose limit is less than that of what it is kept in
+@example(3968070356, 4)  # the key of a text that is compared compares texts itself
+@example(2679131824, 3)  # a text of a length of its own, whose limit is less than that of what it is kept in
+@example(2297156900, 4)  # the verifier has enough of loops that it walks, and not of those that are called
 def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     programs, world = unit(seed, depth, alone=True), world_of(seed)
     allowed = os.sched_getaffinity(0)
@@ -1347,7 +1348,11 @@ def test_the_kernel_gives_what_the_tree_means(seed: int, depth: int) -> None:
     os.sched_setaffinity(0, {cpu})
     try:
         for _ in range(3):  # a page of this process can be on the move, and then it cannot be read
-            emitted, maps = in_kernel(programs, images, world, cpu)
+            try:
+                emitted, maps = in_kernel(programs, images, world, cpu)
+            except VerifierError:  # walked loops are too much for it; so the planner does
+                images = [built(program, cpu + 1, task, called=True) for program in programs]
+                emitted, maps = in_kernel(programs, images, world, cpu)
             got = [[one.hex() for one in frames] for frames in emitted]
             expected = [
                 [
