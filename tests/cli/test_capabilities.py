@@ -119,7 +119,8 @@ def setting() -> Iterator[Callable[[str, int], None]]:
     [
         (3, TRACERS, f"{RAW} fentry:do_filp_open fexit:do_filp_open", ""),
         (3, READERS, EVENT, LEVEL),
-        (2, READERS, f"{EVENT} kprobe:do_filp_ope*", ""),
+        (2, READERS, EVENT, ""),
+        (2, READERS, "kprobe:do_filp_ope*", ""),
         (3, TRACERS, "kprobe:do_filp_open", LEVEL),
         (2, TRACERS, "kprobe:do_filp_open kretprobe:do_filp_open", ""),
         (3, "sys_admin", "kprobe:do_filp_open", ""),
