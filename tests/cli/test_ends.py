@@ -403,3 +403,12 @@ def test_a_signal_ends_a_query_that_a_library_is_at(number: signal.Signals, tmp_
         finally:
             query.kill()
     assert (query.returncode, said) == (130 if number == signal.SIGINT else -number, "")
+
+
+def test_a_python_that_is_not_whole_is_said() -> None:
+    code = "import sys; sys.modules['array'] = None; from kwire.cli.main import main; sys.exit(main())"
+    words = [sys.executable, "-c", code, "stats", "x.pcapng"]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    cure = "make Python whole, and readable to this user"
+    says = f"kwire: stats: the module array of Python itself is not there; {cure}\n"
+    assert (run.returncode, run.stderr) == (1, says)

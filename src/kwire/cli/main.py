@@ -259,8 +259,11 @@ def _broken(name: str, error: Exception, *, verbose: bool) -> None:
     """Say that something is wrong with kwire itself, or with how it is installed."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("kwire"):
         package = error.name.split(".")[0]
-        cure = f"install it, as with 'pip install {package}'"
-        say(f"{name}: the Python package {package} is not there; {cure}", "error")
+        if package in sys.stdlib_module_names:
+            what, cure = f"module {package} of Python itself", "make Python whole, and readable to this user"
+        else:
+            what, cure = f"Python package {package}", f"install it, as with 'pip install {package}'"
+        say(f"{name}: the {what} is not there; {cure}", "error")
         return
     if verbose:
         with suppress(OSError, ImportError):  # perhaps no file can be opened any more
