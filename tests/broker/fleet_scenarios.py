@@ -12,6 +12,7 @@ shared.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import random
 import shutil
@@ -179,6 +180,24 @@ class Fleet:
         )  # fmt: skip
         answer = self._ask(lambda nc, js: nc.request(f"$JS.API.{which}", b"", timeout=1))
         self.note("leader not moved" if answer is None else f"leader moved ({which.rpartition('.')[2]})")
+
+    def clean(self) -> None:
+        """A collector looks at what the bucket need not know, while the leader of the bucket moves: of what
+        is there all is still needed.
+        """
+        from kwire.broker.client import Connection
+        from kwire.broker.forgetting import Cleaner
+
+        async def look(nc: Any, js: Any) -> int:
+            connection = Connection(nc, js, await js.key_value("kwire"))
+            moving = nc.request("$JS.API.STREAM.LEADER.STEPDOWN.KV_kwire", b"", timeout=1)
+            cleaner = Cleaner(0.0)
+            await asyncio.gather(cleaner.clean(connection), moving, return_exceptions=True)
+            await asyncio.sleep(0.5)
+            return await cleaner.clean(connection)  # what had no session the last time goes
+
+        removed = self._ask(look)
+        self.note(f"bucket cleaned: {'no answer' if removed is None else f'{removed} removed'}")
 
     def _ask(self, question: Callable[[Any, Any], Any]) -> Any:
         """Ask any server that lives; None where it does not answer."""
@@ -417,8 +436,9 @@ FAULTS: dict[str, tuple[Callable[[Fleet], None], int, bool]] = {
     "collector told to end": (Fleet.end_collector, 2, False),
     "collector suspended": (Fleet.suspend_collector, 2, False),
     "agent killed": (Fleet.kill_agent, 2, False),
+    "bucket cleaned": (Fleet.clean, 0, True),
 }
-"""Name → what happens, how often it is drawn, whether it takes a cluster."""
+"""Name → what happens, how often it is drawn (0: where it is asked for), whether it takes a cluster."""
 
 
 def play(
@@ -437,7 +457,7 @@ def play(
             begun = fleet.collectors.values()
             fleet.until(lambda: all("takes from" in one.said for one in begun), "no collector takes")
         those = wanted or [name for name, (_, _, cluster) in FAULTS.items() if nodes > 1 or not cluster]
-        drawn = rng.choices(those, [FAULTS[name][1] for name in those], k=rng.randint(1, 5))
+        drawn = rng.choices(those, [FAULTS[name][1] or bool(wanted) for name in those], k=rng.randint(1, 5))
         steps = [(name, rng.uniform(0.1, 0.8)) for name in drawn]
         seconds = sum(pause for _, pause in steps) + rng.uniform(0.5, 1.5)
         for host in range(hosts):

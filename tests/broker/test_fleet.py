@@ -109,6 +109,13 @@ class Fleet:
     def until(self, text: str) -> None:
         until(lambda: text in self.said.read_text(), self.said.read_text)
 
+    def summary(self, job: subprocess.Popen[str]) -> dict[str, Any]:
+        """What a collector says at its end, which is told to end when a session has."""
+        self.until("has ended: ")
+        job.send_signal(signal.SIGINT)
+        told: dict[str, Any] = json.loads(job.communicate()[0])
+        return told
+
     def verify(self) -> dict[str, Any]:
         command = [sys.executable, "-m", "kwire", "verify", "--json", *map(str, self.folder.glob("*.pcapng"))]
         found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
@@ -157,31 +164,27 @@ def test_a_collector_that_looks_at_a_session_when_its_connection_ends_takes_it_u
     recording.send_signal(signal.SIGCONT)
     recording.send_signal(signal.SIGINT)
     recording.wait()
-    fleet.until("has ended: ")
-    job.send_signal(signal.SIGINT)
-    assert json.loads(job.communicate()[0])["unproven"] == 0
+    assert fleet.summary(job)["unproven"] == 0
 
 
 def test_schemas_that_cannot_be_read_at_once_are_read_later(server: Server, tmp_path: Path) -> None:
     """Where a leader moves just then: all that came would be stored without a description, as lost."""
     produced = agent(server.url, "0.1")
     ask(server.url, lambda nc, js: js.purge_stream("KWIRE", seq=2))  # with the SCHEMAs
-    patch = (
-        "from kwire.broker.client import BrokerError\n"
-        "from kwire.collector import intake\n"
-        "read, tries = intake.schemas_of, []\n"
-        "async def once_not(*what):\n"
-        "    tries.append(what)\n"
-        "    if len(tries) == 1: raise BrokerError('read', 'SCHEMAs', 'it does not answer')\n"
-        "    return await read(*what)\n"
-        "intake.schemas_of = once_not\n"
-    )
+    patch = """
+from kwire.broker.client import BrokerError
+from kwire.collector import intake
+read, tries = intake.schemas_of, []
+async def once_not(*what):
+    tries.append(what)
+    if len(tries) == 1: raise BrokerError('read', 'SCHEMAs', 'it does not answer')
+    return await read(*what)
+intake.schemas_of = once_not
+"""
     fleet = Fleet(tmp_path, server.url)
     job = fleet.collect(patch=patch)
     fleet.until("it does not answer (trying again)")
-    fleet.until("has ended: ")
-    job.send_signal(signal.SIGINT)
-    told = json.loads(job.communicate()[0])
+    told = fleet.summary(job)
     assert (told["events"], told["lost"], told["errors"]) == (produced, 0, 0)
 
 

@@ -32,6 +32,17 @@ def kwire(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "kwire", *words], capture_output=True, text=True)
 
 
+def recording(url: str) -> subprocess.Popen[str]:
+    """A synthetic agent of web1 that ends when it is told to, and prints how many events it produced."""
+    return subprocess.Popen(
+        [sys.executable, "-c", AGENT, "--to", url, "--name", "web1", "fault:probe"],
+        env={**os.environ, "PYTHONPATH": FOLDERS},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
 def with_bucket(url: str, do: Callable[[Connection], Awaitable[Any]]) -> Any:
     async def main(nc: Any, js: Any) -> Any:
         return await do(Connection(nc, js, await js.key_value("kwire")))
@@ -47,11 +58,7 @@ def keys(url: str) -> list[str]:
 
 def collected(fleet: Fleet, *more: str) -> dict[str, Any]:
     """Collect until a session has ended; the summary."""
-    job = fleet.collect(*more)
-    fleet.until("has ended: ")
-    job.send_signal(signal.SIGINT)
-    told: dict[str, Any] = json.loads(job.communicate()[0])
-    return told
+    return fleet.summary(fleet.collect(*more))
 
 
 # --- by people
@@ -103,10 +110,7 @@ def test_of_an_agent_that_may_come_back_all_is_kept_until_it_is_forced(
     """Collectors then give what they have of its session its ending, and say that nobody knows the rest."""
     fleet = Fleet(tmp_path, server.url)
     job = fleet.collect()
-    command = [sys.executable, "-c", AGENT, "--to", server.url, "--name", "web1", "fault:probe"]
-    with subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": FOLDERS}, stderr=subprocess.DEVNULL
-    ) as one:
+    with recording(server.url) as one:
         fleet.until("is written to")
         one.kill()
 
@@ -176,14 +180,7 @@ def test_what_an_agent_still_publishes_is_counted_and_stands_in_nobodys_way(
     patch = "from kwire.collector import intake\nintake.UNKNOWN = 0.5\n"
     fleet = Fleet(tmp_path / "one", server.url)
     job = fleet.collect(patch=patch)
-    command = [sys.executable, "-c", AGENT, "--to", server.url, "--name", "web1", "fault:probe"]
-    with subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": FOLDERS},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as one:
+    with recording(server.url) as one:
         fleet.until("is written to")
         one.send_signal(signal.SIGSTOP)
         until(lambda: lag(server.url) == {"collectors": 0})
@@ -264,13 +261,7 @@ def test_a_session_stays_until_each_collector_has_ended_its_capture(server: Serv
     """One that was away when its session ended is told so when it comes back: what it has is proven."""
     first, second = Fleet(tmp_path / "first", server.url), Fleet(tmp_path / "second", server.url)
     job = first.collect()
-    command = [sys.executable, "-c", AGENT, "--to", server.url, "--name", "web1", "fault:probe"]
-    with subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": FOLDERS},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as one:
+    with recording(server.url) as one:
         first.until("is written to")
         one.send_signal(signal.SIGSTOP)
         until(lambda: (found := claims_of(server.url)) is not None and not found.others_store(""))
