@@ -16,6 +16,7 @@ from kwire.errors import KwireError
 from kwire.hints import Final
 from kwire.kernel.attach import FilePlace
 from kwire.kernel.elf import Elf, ElfError, Symbol, Usdt
+from kwire.kernel.instructions import check
 from kwire.kernel.targets import WILDCARD, CatalogError, Target, as_regex, nearest
 from kwire.kinds import KINDS, file_and_name, in_file
 from kwire.lazy import NamedTuple, pattern
@@ -262,10 +263,12 @@ def _functions(kind: str, path: str, file: Binary, name: str, several: bool) -> 
         chosen = {one: [symbol for symbol in file.functions[one] if symbol.kind == "func"] for one in names}
         return [Target(kind, path, one, len(symbols)) for one, symbols in chosen.items() if symbols]
     if _ADDRESS.fullmatch(name):
-        within = _within(file, _address(name)) if KINDS[kind].result else ""
-        if within:  # the kernel would take what is on the stack there for the address to return to
-            cause = f"a return is probed from the beginning of the function, and this is inside {within}"
-            raise CatalogError(kind, f"{path}:{name}", cause, cure=f"write {kind}:{path}:{within}")
+        within = _within(file, _address(name)) if KINDS[kind].result else None
+        if (
+            within is not None
+        ):  # the kernel would take what is on the stack there for the address to return to
+            cause = f"a return is probed from the beginning of the function, and this is inside {within.name}"
+            raise CatalogError(kind, f"{path}:{name}", cause, cure=f"write {kind}:{path}:{within.name}")
         return [Target(kind, path, name)]
     symbols = [symbol for symbol in file.functions.get(name, ()) if symbol.kind in PROBED]
     if symbols:
@@ -286,15 +289,15 @@ def _address(name: str) -> int:
     return int(name, 16 if name[:2] in ("0x", "0X") else 10)
 
 
-def _within(file: Binary, address: int) -> str:
-    """The function that an address is inside, behind its beginning; empty where none is known."""
-    found = ""
-    for name, symbols in file.functions.items():
+def _within(file: Binary, address: int) -> Symbol | None:
+    """The function that an address is inside, behind its beginning; None where none is known."""
+    found = None
+    for symbols in file.functions.values():
         for one in symbols:
             if one.address == address:
-                return ""
+                return None
             if one.address < address < one.address + one.size:
-                found = name
+                found = one
     return found
 
 
@@ -333,9 +336,15 @@ def places(target: Target, offset: int = 0) -> tuple[FilePlace, ...]:
         )
     symbols = [one for one in file.functions.get(name, ()) if one.kind in PROBED]
     if not symbols:
-        return (file.place(target.group, _address(name) + offset),)
+        address = _address(name) + offset
+        within = _within(file, address)
+        if within is not None:
+            check(file.file, target.group, within, address)
+        return (file.place(target.group, address),)
     for one in symbols:
         if offset and offset >= one.size:
             cause = f"{name} has {one.size} bytes" if one.size else f"the length of {name} is not known"
             raise KwireError("probe", f"{target.group}:{name}+{offset}", cause, "give an offset within it")
+        if offset:
+            check(file.file, target.group, one, one.address + offset)
     return tuple(dict.fromkeys(file.place(target.group, one.address + offset) for one in symbols))
