@@ -1,11 +1,11 @@
 """Packets a CPU second of whole commands on captures of many kinds: where reading has cliffs.
 
-Run: `.venv/bin/python bench/cliffs.py [--packets N] [ROW ...] [--verb VERB ...]` (default 200,000 packets
-each, all verbs, all rows: some four minutes; a ROW is the beginning of a name). Each row is a capture of one
-kind, made here, the same at each run; the command runs in a child that has its modules loaded and has read a
-small capture, and the child's processor time counts, system calls included. Figures are marginal: what N
-packets take more than a quarter of them, so that what a command does once (a report of 1,000 probes) is told
-apart, as `once`.
+Run: `.venv/bin/python bench/cliffs.py [--packets N] [--verb VERB ...] [--format FORMAT] [ROW ...]`
+(default 200,000 packets each, all verbs, all rows: some four minutes; a ROW is the beginning of a name).
+Each row is a capture of one kind, made here, the same at each run; the command runs in a child that has its
+modules loaded and has read a small capture, and the child's processor time counts, system calls included.
+Figures are marginal: what N packets take more than a quarter of them, so that what a command does once (a
+report of 1,000 probes) is told apart, as `once`.
 `slower` is beside the first row, plain: Ethernet, IPv4, UDP, a DATA frame with one event a packet. Behind the
 tables stands a line for each verb: what README quotes, and whether the goals are met: no row slower than a
 third of plain, TCP and many flows not slower than a tenth.
