@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import pickle
 import re
 import typing
@@ -42,6 +43,22 @@ class Real(typing.NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.x}!"
+
+
+class Color(lazy.IntEnum):
+    """A color."""
+
+    RED = 1
+    GREEN = 2
+    CRIMSON = 1
+
+
+class RealColor(enum.IntEnum):
+    """A color."""
+
+    RED = 1
+    GREEN = 2
+    CRIMSON = 1
 
 
 class Heir(Own):
@@ -109,6 +126,37 @@ def test_an_heir_is_made_by_its_parent() -> None:
     assert Heir(4) == Own(4)
     assert type(Heir(4)) is type(Heir(4)._replace(x=5)) is Heir
     assert Heir(4).twice == 8
+
+
+def test_the_first_tuples_are_those_of_the_compiled_call() -> None:
+    class Fresh(lazy.NamedTuple):
+        x: int
+        y: str = "north"
+
+    made = [each for n in range(50) for each in (Fresh(n), Fresh(y="south", x=n), Fresh(n, y="west"))]
+    assert [tuple(one) for one in made] == [(n, y) for n in range(50) for y in ("north", "south", "west")]
+    assert {type(one) for one in made} == {Fresh}
+
+
+def test_numbers_with_names_are_alike() -> None:
+    for kind in (Color, RealColor):
+        red: typing.Any = kind.RED
+        assert kind(1) is kind["RED"] is kind.CRIMSON is red
+        assert isinstance(red, int)
+        assert (red.name, red.value, type(red.value)) == ("RED", 1, int)
+        assert [f"{one}" for one in kind] == ["1", "2"]
+        assert list(kind.__members__) == ["RED", "GREEN", "CRIMSON"]
+        assert len(kind) == 2
+        assert red in kind
+        assert hash(red) == hash(1)
+        assert pickle.loads(pickle.dumps(red)) is copy.copy(red) is copy.deepcopy(red) is red
+    assert repr(Color.RED) == repr(RealColor.RED).replace("RealColor", "Color")
+    told = []
+    for wrong in (Color, RealColor):
+        with pytest.raises(ValueError, match="3 is not a valid") as refused:
+            wrong(3)
+        told.append(str(refused.value).replace("RealColor", "Color"))
+    assert told[0] == told[1]
 
 
 def test_a_pattern_is_compiled_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

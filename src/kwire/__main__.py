@@ -47,6 +47,8 @@ def _plan_beside(words: "list[str]") -> None:
     if first in ("record", "trace"):
         module = "kwire.live.planner"
     elif (first == "tools" and len(words) > 1) or first[:1] == "-" or first.endswith(".bt") or "/" in first:
+        import re  # noqa: F401  # both will use it
+
         module = "kwire.live.scripts"
     else:
         return

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kwire.bpf.image import Image
+from kwire.bpf.task import TASKS
 from kwire.btf.store import load_kernel
 from kwire.compile.build import task_fields
 from kwire.kernel.maps import Map
 from kwire.kernel.task_programs import programs
-from kwire.kernel.tasks import TASKS, Follow, Identity, add, create_tasks, processes
+from kwire.kernel.tasks import Follow, Identity, add, create_tasks, processes
 
 pytestmark = pytest.mark.needs("tracepoint")
 

@@ -17,6 +17,7 @@ import pytest
 
 import kwire
 from kwire.errors import KwireError
+from kwire.kernel import symbols
 from kwire.kernel.tracefs import Tracefs
 from kwire.live.plan import Scope
 from kwire.live.planner import make_plan
@@ -114,11 +115,35 @@ def test_a_name_that_stands_for_several_functions(spec: str) -> None:
         lists()
         tracer.detach()
         events = sum(frames.count for frames in tracer.settle())
-        skipped = tracer.plan.skipped
+        plan = tracer.plan
     assert len(plan.schemas) == 1
     assert events == counted >= 3
     assert "is 3 functions" in plan.notes[0]
-    assert not skipped
+    assert not plan.skipped
+
+
+@pytest.mark.guest
+@pytest.mark.needs("kprobe")
+def test_a_script_is_at_all_functions_of_a_name() -> None:
+    cat = "cat /proc/cpuinfo /proc/consoles /proc/crypto"
+    words = [sys.executable, "-m", "kwire", "-e", "kprobe:c_start /pid == cpid/ { @ += 1; }", "-c", cat]
+    ran = subprocess.run(words, capture_output=True, text=True)
+    counted = re.search(r"^@: (\d+)$", ran.stdout, re.MULTILINE)
+    assert counted, ran.stderr
+    assert int(counted[1]) >= 3
+
+
+@pytest.mark.needs("kprobe", "missed")
+def test_the_table_of_symbols_is_not_read_where_the_kernel_tells_that_a_name_is_one_functions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read() -> None:
+        raise AssertionError("the table is read")
+
+    monkeypatch.setattr(symbols, "kernel_symbols", read)
+    with Tracer(make_plan(["kprobe:vfs_fsync_range", "kretprobe:vfs_fsync_range"])) as tracer:
+        tracer.attach()
+        assert tracer.plan.assumed == {"vfs_fsync_range"}
 
 
 @pytest.mark.needs("fentry")

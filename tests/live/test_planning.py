@@ -4,6 +4,9 @@
 # ruff: noqa: F821
 # mypy: ignore-errors
 
+import subprocess
+import sys
+
 import pytest
 
 import kwire
@@ -164,3 +167,28 @@ def test_suggestions_are_looked_for_when_somebody_asks(monkeypatch: pytest.Monke
     assert "tcp_connect" in caught.value.cure
     assert str(caught.value).endswith(caught.value.cure)
     assert len(asked) == 1
+
+
+LITTLE = """
+import sys
+from kwire.live import planner
+from kwire.live.plan import Scope
+
+planner.ready()
+planner.plan_probes(["tracepoint:syscalls:sys_enter_getppid"], None, scope=Scope(True, 1), origin="--filter")
+print(*sys.modules)
+"""
+
+
+@pytest.mark.native
+def test_a_plain_tracepoint_is_planned_without_what_others_need() -> None:
+    ran = subprocess.run([sys.executable, "-c", LITTLE], capture_output=True, text=True, check=True)
+    kinds = {
+        "re",
+        "enum",
+        "kwire.lang.check",
+        "kwire.lang.python",
+        "kwire.kernel.catalog",
+        "kwire.kernel.attach",
+    }
+    assert not kinds.intersection(ran.stdout.split())

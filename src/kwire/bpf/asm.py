@@ -18,13 +18,12 @@ immediates may be given signed or unsigned when the operation is 32 bits wide, s
 """
 
 from collections.abc import Iterable, Sequence
-from enum import IntEnum
 
 from kwire.bpf import insn as isa
 from kwire.bpf.image import Image, Line, MapSpec, MapUse
 from kwire.bpf.insn import Insn
 from kwire.errors import KwireError
-from kwire.lazy import NamedTuple
+from kwire.lazy import IntEnum, NamedTuple
 
 
 class Reg(IntEnum):

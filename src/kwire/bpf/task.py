@@ -1,9 +1,18 @@
 """Where the running kernel keeps what programs read of tasks and their numbers: tables of offsets in bytes.
 
+And the maps of the tasks that are traced.
+
 The offsets come from the kernel's own BTF (`compile.build.task_fields` and `pid_fields`).
 """
 
+from kwire.bpf.image import MapSpec
 from kwire.lazy import NamedTuple
+
+TASKS = MapSpec("tasks", "hash", key_size=4, value_size=8, max_entries=65536)
+"""The processes that are traced (`kernel.tasks`)."""
+
+REFUSED = MapSpec("follow", "array", key_size=4, value_size=8, max_entries=1, flags=1 << 10)
+"""How many were not added to them, as there was no room; user space maps it (BPF_F_MMAPABLE)."""
 
 
 class TaskFields(NamedTuple):

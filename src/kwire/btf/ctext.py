@@ -3,15 +3,15 @@
 Invariant: only names are read, no declarations; the result refers to types that are in the BTF.
 """
 
-import re
 from collections import Counter
 
 from kwire.btf.blob import Btf
 from kwire.btf.errors import BtfLookupError
 from kwire.btf.types import CType, Kind
-from kwire.lazy import pattern
+from kwire.lazy import ASCII, pattern
 
-_TOKEN = pattern(r"\s*([A-Za-z_]\w*|\*|\[\s*(?:0[xX][0-9a-fA-F]+|\d+)\s*\])", re.ASCII)
+_TOKEN = pattern(r"\s*([A-Za-z_]\w*|\*|\[\s*(?:0[xX][0-9a-fA-F]+|\d+)\s*\])", ASCII)
+MOST_TOKENS = 64
 _TAGGED = {"struct": Kind.STRUCT, "union": Kind.UNION, "enum": Kind.ENUM}
 _IGNORED = frozenset(
     ("const", "volatile", "restrict", "__restrict", "__user", "__rcu", "__percpu", "__iomem")
@@ -43,14 +43,7 @@ def parse_type(btf: Btf, text: str) -> CType:
 
     Raises BtfLookupError for text that names no type of this BTF.
     """
-    tokens: list[str] = []
-    at = 0
-    while text[at:].strip():
-        match = _TOKEN.match(text, at)
-        if match is None or len(tokens) > 64:
-            raise _bad(btf, text)
-        tokens.append(match[1])
-        at = match.end()
+    tokens = _tokens(btf, text)
     words = [token for token in tokens if token[0] not in "*[" and token not in _IGNORED]
     pointers = tokens.count("*")
     counts = tuple(_count(token[1:-1].strip()) for token in tokens if token[0] == "[")
@@ -58,6 +51,22 @@ def parse_type(btf: Btf, text: str) -> CType:
     if not words or shape != [word[0] for word in words] + ["*"] * pointers + ["["] * len(counts):
         raise _bad(btf, text)
     return CType(_base(btf, words, text), pointers, counts)
+
+
+def _tokens(btf: Btf, text: str) -> list[str]:
+    """The words and signs. Raises BtfLookupError."""
+    tokens = text.split(" ")
+    if text.isascii() and all(map(str.isidentifier, tokens)) and len(tokens) <= MOST_TOKENS:
+        return tokens  # as of most fields of tracepoints
+    tokens = []
+    at = 0
+    while text[at:].strip():
+        match = _TOKEN.match(text, at)
+        if match is None or len(tokens) > MOST_TOKENS:
+            raise _bad(btf, text)
+        tokens.append(match[1])
+        at = match.end()
+    return tokens
 
 
 def _count(digits: str) -> int:

@@ -3,16 +3,15 @@
 Invariant: a search looks at each structure once, so that it ends whatever the BTF says.
 """
 
-import re
 from collections.abc import Iterator
 
 from kwire.btf import types as t
 from kwire.btf.blob import MAX_CHAIN, Btf
 from kwire.btf.errors import BtfLookupError, did_you_mean, nearest
-from kwire.lazy import pattern
+from kwire.lazy import ASCII, pattern
 from kwire.words import plural
 
-_STEP = pattern(r"\s*(\w+)\s*((?:\[\s*\d+\s*\]\s*)*)", re.ASCII)
+_STEP = pattern(r"\s*(\w+)\s*((?:\[\s*\d+\s*\]\s*)*)", ASCII)
 _INDEX = pattern(r"\d+")
 
 

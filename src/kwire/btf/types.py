@@ -5,10 +5,8 @@ One NamedTuple per kind; a type refers to another by id only, so decoding one ne
 linux/btf.h.
 """
 
-from enum import IntEnum
-
 from kwire.hints import TypeAlias
-from kwire.lazy import NamedTuple
+from kwire.lazy import IntEnum, NamedTuple
 
 
 class Kind(IntEnum):

@@ -8,10 +8,9 @@ Offsets and lengths are bytes. One interface stands for one probe: interface = p
 import struct
 import sys
 from collections.abc import Iterable
-from enum import IntEnum
 
 from kwire.hints import Final, Literal, TypeAlias
-from kwire.lazy import NamedTuple
+from kwire.lazy import IntEnum, NamedTuple
 
 Order: TypeAlias = Literal["little", "big"]
 Options: TypeAlias = "list[tuple[int, bytes]]"

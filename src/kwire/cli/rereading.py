@@ -337,9 +337,9 @@ class Rereader:
         if not added.keys:
             return told, b"", []
         from kwire.agent.spool import make_folder
+        from kwire.bpf.task import TASKS
         from kwire.cli.tracing import allow_descriptors
         from kwire.kernel.maps import Map
-        from kwire.kernel.tasks import TASKS
         from kwire.live.ground import Ground
         from kwire.live.plan import Scope
         from kwire.live.recorder import complete

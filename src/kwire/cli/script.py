@@ -307,8 +307,12 @@ def _run(args: argparse.Namespace, name: str, text: str, words: list[str]) -> in
         from kwire.live.recorder import Limits, Recorder
 
         if args.write is not None:
+            import cbor2  # noqa: F401  # which its first frames are written with
+
             import kwire.capture.writer  # noqa: F401
         plan, about = planning.plan(), planning.about
+        if plan.assumed and (args.stage or args.verbose or args.dry_run):  # attaching would tell the rest
+            plan = plan.looked_up()
         if args.stage:
             from kwire.cli.stages import shown
 

@@ -301,6 +301,8 @@ def prepared(
         from kwire.live.recorder import Limits, Recorder
 
         if write:
+            import cbor2  # noqa: F401  # which its first frames are written with
+
             import kwire.capture.writer  # noqa: F401
 
         limits = Limits(args.seconds, args.count)

@@ -13,7 +13,7 @@ from kwire.bpf.arch import Arch
 from kwire.bpf.asm import bridged, link
 from kwire.bpf.counts import ASKED, counts_size
 from kwire.bpf.image import Image, Line, MapSpec
-from kwire.bpf.task import PidFields, PidNamespace, TaskFields
+from kwire.bpf.task import TASKS, PidFields, PidNamespace, TaskFields
 from kwire.btf.members import locate
 from kwire.compile import verify
 from kwire.compile.allocate import STACK_SIZE, StackError, allocate, note_in_register
@@ -53,7 +53,6 @@ __all__ = [
 ]
 
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE
-TASKS_MOST = 65536
 RING_SIZE = 1 << 20
 RING_HEADER = 8  # bytes that the kernel puts before each record
 RING_SURE = 2048  # bytes that an empty ring surely has room for: the smallest is a page
@@ -214,7 +213,7 @@ def _maps(
     ]
     maps.append(MapSpec(ASKED, "array", 4, 8, 1, MMAPABLE))
     if options.tasks:
-        maps.append(MapSpec("tasks", "hash", 4, 8, TASKS_MOST))
+        maps.append(TASKS)
     if in_scratch := [one for one in placed if not (stack and fits_stack(one))]:
         maps.append(MapSpec("scratch", "array", 4, options.cpus * scratch_stride(in_scratch), 1))
     for name, stride in made.maps.items():

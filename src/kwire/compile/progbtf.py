@@ -5,7 +5,6 @@ With it the verifier prints source lines between its own (the laws of `struct bp
 valid C identifiers, column at most 1023. All numbers are in the byte order of this machine.
 """
 
-import re
 import struct
 from collections.abc import Container, Mapping
 
@@ -49,6 +48,8 @@ def identifier(name: str) -> str:
     """The name as a C identifier."""
     if name.isidentifier() and name.isascii():
         return name
+    import re
+
     text = re.sub(r"[^A-Za-z0-9_]", "_", name) or "probe"
     return f"_{text}" if text[0].isdigit() else text
 

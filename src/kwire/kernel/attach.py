@@ -114,6 +114,19 @@ class Link(Fd):
             return 0
         return info(kind, self.fd)[0]["missed"]
 
+    @property
+    def only_one(self) -> bool:
+        """Whether the kernel has found that the function to whose name it hangs is the only one that has it:
+        kernels that tell how many firings a link to a kprobe missed (6.7) refuse other names.
+        """
+        if _MISSED.get(self.mechanism) != "link_perf_kprobe" or not self.is_link:
+            return False
+        try:
+            told, length = info("link_perf_kprobe", self.fd)
+        except KernelError:  # before 6.5 it tells the privileged only
+            return False
+        return told.has("missed", length)
+
 
 STEP = 64
 """Objects that an iteration goes on by: their events are to find room in a ring."""

@@ -7,10 +7,8 @@ an offset.
     field:__data_loc char[] filename;	offset:8;	size:4;	signed:0;
 """
 
-import re
-
 from kwire.errors import KwireError
-from kwire.lazy import NamedTuple, pattern
+from kwire.lazy import ASCII, NamedTuple, pattern
 
 MAX_FORMAT = 1 << 20  # bytes of a format file
 MAX_FIELD_END = 1 << 16  # an event's fixed part is at most a page or so; beyond this the file is damaged
@@ -81,7 +79,7 @@ _POINTER = pattern(r"\*\s*(?:const|volatile|restrict|\s)*$")
 _ARRAY = pattern(r"^(.*?)\s*\[([^\]]*)\]$")
 _DIGITS = "0123456789"
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_"
-_FUNCTION_POINTER = pattern(r"^([A-Za-z_].*?)\(\s*\*\s*([A-Za-z_]\w*)\s*\)\s*\((.*)\)$", re.ASCII)
+_FUNCTION_POINTER = pattern(r"^([A-Za-z_].*?)\(\s*\*\s*([A-Za-z_]\w*)\s*\)\s*\((.*)\)$", ASCII)
 _NUMBER = pattern(r"0x[0-9a-fA-F]{1,8}$|\d{1,9}$")
 
 

@@ -7,12 +7,11 @@ of these forms is left alone; a value of a table is a constant expression of C, 
 enumerations are looked up; one that cannot be told leaves its entry out.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from kwire.hints import Final
-from kwire.lazy import NamedTuple, pattern
+from kwire.lazy import DOTALL, NamedTuple, pattern
 
 Resolve = Callable[[str], int | None]
 """The number of an enumeration's constant, None where there is none."""
@@ -26,12 +25,16 @@ class Names(NamedTuple):
 
 
 _CALL = pattern(r"__print_(symbolic|flags)(?:_u64)?\(")
+_NONE = pattern(r'\s*:\s*"([^"\\]{1,128})"\s*$')  # what is printed where no flag is set
+_SUFFIX = pattern(r'(.*)\?\s*"([^"\\]{1,16})"\s*:\s*""\s*$', DOTALL)
+_BRACKETS = pattern(r'"(?:[^"\\]|\\.)*"|[()\[\]{}]')
+_PARTS = pattern(r'"(?:[^"\\]|\\.)*"|[()\[\]{},]')
 _NAME = pattern(r'\s*"([^"\\]{0,128})"\s*$')
 _FORMAT = pattern(r'\s*"((?:[^"\\]|\\.)*)"\s*,')
 _CONVERSION = pattern(r"%[-+ #0]*\d*(?:\.\d+)?(?:hh|h|ll|l|z|t|j)?([a-zA-Z%*.])([a-zA-Z0-9]*)")
 _CAST = r"(?:\(\s*(?:const\s+)?[a-z_]\w*(?:\s+\w+)*(?:\s*\*)?\s*\)\s*)"
 _PLAIN = pattern(rf"\(*\s*{_CAST}*\(*REC->(\w+)\)*\s*$")
-_MASKED = pattern(rf"\(*\s*{_CAST}*\(*REC->(\w+)\)*\s*&\s*(.+)$", re.DOTALL)
+_MASKED = pattern(rf"\(*\s*{_CAST}*\(*REC->(\w+)\)*\s*&\s*(.+)$", DOTALL)
 _ADDRESSES = frozenset(("", "S", "s", "x", "K", "B"))
 """What may follow `%p` for a plain address; other letters print what it points to."""
 
@@ -48,6 +51,8 @@ def tables(print_fmt: str, resolve: Resolve = lambda name: None) -> dict[str, Na
     """
     text = print_fmt[:MAX_TEXT]
     found: dict[str, Names] = {}
+    if "__print_" not in text:
+        return found
     start = _FORMAT.match(text)
     for argument in _split(text[start.end() :]) if start else ():
         if "__print_" in argument:
@@ -89,7 +94,7 @@ def _called(argument: str, resolve: Resolve) -> Iterator[tuple[str, Names]]:
         names = _entries(parts[2 if flags else 1 :], resolve)
         if not names:
             continue
-        none = re.match(r'\s*:\s*"([^"\\]{1,128})"\s*$', argument[end + 1 :])
+        none = _NONE.match(argument[end + 1 :])
         if flags and none and "?" in argument[: call.start()]:
             names = {0: none[1], **{value: name for value, name in names.items() if value}}
         yield field[1], Names(names, flags)
@@ -114,7 +119,7 @@ def _entries(parts: list[str], resolve: Resolve) -> dict[int, str]:
 
 def _add_suffix(argument: str, found: dict[str, Names], resolve: Resolve) -> None:
     """`REC->f & C ? "+" : ""`, which follows a table of flags: the name of 0 with it is that of C."""
-    shape = re.match(r'(.*)\?\s*"([^"\\]{1,16})"\s*:\s*""\s*$', argument, re.DOTALL)
+    shape = _SUFFIX.match(argument)
     masked = _MASKED.match(shape[1].strip()) if shape else None
     if shape is None or masked is None:
         return
@@ -127,7 +132,7 @@ def _add_suffix(argument: str, found: dict[str, Names], resolve: Resolve) -> Non
 def _closing(text: str, start: int) -> int:
     """Where the bracket at `start` is closed; the end of the text where it is not."""
     depth = 0
-    for piece in re.compile(r'"(?:[^"\\]|\\.)*"|[()\[\]{}]').finditer(text, start):
+    for piece in _BRACKETS.finditer(text, start):
         depth += {"(": 1, "[": 1, "{": 1}.get(piece[0], 0) - (piece[0] in ")]}")
         if not depth:
             return piece.start()
@@ -137,7 +142,7 @@ def _closing(text: str, start: int) -> int:
 def _split(text: str) -> list[str]:
     """What stands between the commas of an argument list, those inside of brackets and texts left alone."""
     parts, depth, start = [], 0, 0
-    for piece in re.finditer(r'"(?:[^"\\]|\\.)*"|[()\[\]{},]', text):
+    for piece in _PARTS.finditer(text):
         mark = piece[0]
         if mark in "([{":
             depth += 1

@@ -8,12 +8,12 @@ What a file descriptor already allows stays allowed: rings, mapped maps, links, 
 6.5 refuse further bpf(2) calls, lookups included.
 """
 
-import ctypes
 import os
-import signal
+import struct
+from _signal import SIGKILL  # type: ignore[import-not-found]  # `signal` makes many enumerations
 from collections.abc import Collection
 
-from kwire.kernel.syscall import KernelError, address_of, reason, syscall
+from kwire.kernel.syscall import KernelError, address_of, libc, reason, syscall
 from kwire.lazy import NamedTuple
 
 # linux/capability.h, in order of their numbers
@@ -101,7 +101,7 @@ def drop(keep: Collection[str] = (), user: User | None = None) -> Dropped:
         _become(user)
     held = (before[1] | before[4] << 32) & kept
     low, high = held & 0xFFFFFFFF, held >> 32
-    words = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    words = _WORDS.pack(low, low, 0, high, high, 0)
     header = _header()
     _, errno = syscall("capset", address_of(header), address_of(words))
     if errno:
@@ -128,7 +128,7 @@ def _become(user: User) -> None:
 
 def end_with_parent() -> None:
     """Have the calling process killed when the thread that started it ends; changing users undoes it."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(PR_SET_PDEATHSIG, SIGKILL)
 
 
 def adopt_orphans() -> None:
@@ -136,22 +136,24 @@ def adopt_orphans() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-def _header() -> "ctypes.Array[ctypes.c_uint32]":
-    return (ctypes.c_uint32 * 2)(_VERSION_3, 0)
+_WORDS = struct.Struct("=6I")
 
 
-def _get() -> "ctypes.Array[ctypes.c_uint32]":
+def _header() -> bytearray:
+    return bytearray(struct.pack("=2I", _VERSION_3, 0))
+
+
+def _get() -> tuple[int, ...]:
     """effective, permitted, inheritable: their low words, then their high words."""
     header = _header()
-    words = (ctypes.c_uint32 * 6)()
+    words = bytearray(_WORDS.size)
     _, errno = syscall("capget", address_of(header), address_of(words))
     if errno:
         raise KernelError("read", "capabilities", reason(errno), errno=errno)
-    return words
+    return _WORDS.unpack(words)
 
 
 def _prctl(option: int, value: int) -> int:
-    return int(_libc.prctl(option, ctypes.c_ulong(value), *(ctypes.c_ulong(0),) * 3))
+    import ctypes
 
-
-_libc = ctypes.CDLL(None, use_errno=True)
+    return int(libc().prctl(option, ctypes.c_ulong(value), *(ctypes.c_ulong(0),) * 3))

@@ -4,14 +4,16 @@ Invariant: every argument structure is laid out from one table (`ATTRS`, `INFOS`
 widths in the order of the kernel's headers, aligned naturally).
 """
 
-import ctypes
 import errno as errnos
 import os
 import struct
 from collections.abc import Sequence
 
-from kwire.hints import Any, TypeAlias
+from kwire.hints import TYPE_CHECKING, Any, TypeAlias
 from kwire.kernel.syscall import KernelError, address_of, reason, syscall
+
+if TYPE_CHECKING:
+    import ctypes
 
 # ---------------------------------------------------------------------- numbers
 
@@ -165,8 +167,8 @@ PERF_ATTR_DISABLED = 1
 PERF_ATTR_FREQ = 1 << 10
 
 
-Pointer: TypeAlias = int | bytes | bytearray | ctypes.Array[Any] | None
-Value: TypeAlias = Pointer | str
+Pointer: TypeAlias = "int | bytes | bytearray | ctypes.Array[Any] | None"
+Value: TypeAlias = "Pointer | str"
 
 
 class Layout:

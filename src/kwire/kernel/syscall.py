@@ -4,14 +4,16 @@ Invariants: errno is never lost, it travels in `KernelError`; a descriptor has o
 may be called any number of times. Every descriptor is close-on-exec.
 """
 
-import ctypes
 import errno as errnos
 import os
 from collections.abc import Set
 from types import TracebackType
 
 from kwire.errors import KwireError
-from kwire.hints import Any, Self
+from kwire.hints import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import ctypes
 
 # From asm/unistd.h; calls added since Linux 5.1 have the same number everywhere.
 SYSCALLS: dict[str, dict[str, int]] = {
@@ -59,8 +61,10 @@ def reason(errno: int) -> str:
     return f"{os.strerror(errno)} ({errnos.errorcode.get(errno, errno)})"
 
 
-def address_of(buffer: bytes | bytearray | ctypes.Array[Any]) -> int:
+def address_of(buffer: "bytes | bytearray | ctypes.Array[Any]") -> int:
     """The address of a buffer's first byte; the caller keeps the buffer alive while the kernel uses it."""
+    import ctypes
+
     if isinstance(buffer, bytes):
         return ctypes.cast(ctypes.c_char_p(buffer), ctypes.c_void_p).value or 0
     if isinstance(buffer, bytearray):
@@ -68,8 +72,18 @@ def address_of(buffer: bytes | bytearray | ctypes.Array[Any]) -> int:
     return ctypes.addressof(buffer)
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+_libc: "ctypes.CDLL | None" = None
+
+
+def libc() -> "ctypes.CDLL":
+    """The C library, whose calls keep errno. `ctypes` is imported when it is used: planning does without."""
+    global _libc
+    if _libc is None:
+        import ctypes
+
+        _libc = ctypes.CDLL(None, use_errno=True)
+        _libc.syscall.restype = ctypes.c_long
+    return _libc
 
 
 def syscall(name: str, *arguments: int) -> tuple[int, int]:
@@ -79,7 +93,9 @@ def syscall(name: str, *arguments: int) -> tuple[int, int]:
         number = SYSCALLS.get(os.uname().machine, {}).get(name)
         if number is None:
             return -1, errnos.ENOSYS
-    result: int = _libc.syscall(
+    import ctypes
+
+    result: int = libc().syscall(
         ctypes.c_long(number), *(ctypes.c_ulong(a & 0xFFFFFFFFFFFFFFFF) for a in arguments)
     )
     return (result, 0) if result >= 0 else (result, ctypes.get_errno())

@@ -1,6 +1,5 @@
 """Things to probe by name: targets, patterns of names, and the names that a misspelt one may have meant."""
 
-import re
 from collections.abc import Iterable, Sequence
 
 from kwire.errors import KwireError
@@ -44,6 +43,8 @@ class CatalogError(KwireError):
 
 def as_regex(pattern: str) -> str:
     """A shell pattern as a regular expression over one name."""
+    import re
+
     parts = re.split(r"(\*|\?|\[[!^]?\]?[^\]]*\])", re.sub(r"\*+", "*", pattern))
     return "".join(
         {"*": r"[^\s:]*", "?": r"[^\s:]"}.get(part)

@@ -32,10 +32,9 @@ from kwire.bpf.asm import (
 )
 from kwire.bpf.helpers import HELPERS
 from kwire.bpf.image import Image
-from kwire.bpf.task import TaskFields
+from kwire.bpf.task import REFUSED, TASKS, TaskFields
 from kwire.kernel import tracefs
 from kwire.kernel.syscall import KernelError
-from kwire.kernel.tasks import REFUSED, TASKS
 
 KEY, VALUE = -8, -16  # places in the programs' stack frames
 

@@ -17,14 +17,11 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from kwire.bpf.image import Image, MapSpec
+from kwire.bpf.task import REFUSED, TASKS
 from kwire.kernel.attach import Link, attach
 from kwire.kernel.maps import Map
 from kwire.kernel.prog import load
-from kwire.kernel.sys import BPF_F_MMAPABLE
 from kwire.lazy import NamedTuple
-
-TASKS = MapSpec("tasks", "hash", key_size=4, value_size=8, max_entries=65536)
-REFUSED = MapSpec("follow", "array", key_size=4, value_size=8, max_entries=1, flags=BPF_F_MMAPABLE)
 
 
 class Identity(NamedTuple):

@@ -3,12 +3,10 @@
 The kinds, their spellings and the form of their targets are those of `kwire.kinds`.
 """
 
-import re
-
 from kwire.kinds import KINDS, SIGNALS, SPELLINGS, ProbeKind, file_and_name, period
 from kwire.lang.errors import Diagnostic, LanguageError, did_you_mean
 from kwire.lang.tree import AttachPoint, Source, Span
-from kwire.lazy import pattern
+from kwire.lazy import ASCII, pattern
 from kwire.words import article
 
 PARTS = {
@@ -28,10 +26,12 @@ PARTS = {
 
 _OFFSET = pattern(r"(.+)\+(0[xX][0-9a-fA-F]+|[0-9]+)")
 
-TAIL = pattern(r"[({]")
-"""Where the expressions or the condition of a probe spec begin."""
+_NAME = pattern(r"[\w.$*?\[\]!^-]+", ASCII)  # of a function, wildcards included
 
-_NAME = pattern(r"[\w.$*?\[\]!^-]+", re.ASCII)  # of a function, wildcards included
+
+def tail(text: str) -> int:
+    """Where the expressions or the condition of a probe spec begin; the end of the text where it has none."""
+    return min(at for at in (text.find("("), text.find("{"), len(text)) if at >= 0)
 
 
 def kind_of(source: Source, word: str, column: int = 0) -> str:

@@ -30,23 +30,20 @@ class _Meta(type):
         for base in bases:
             inherited += getattr(base, "parts", ())
             defaults |= getattr(base, "_defaults", {})
-        defaults |= {field: namespace.pop(field) for field in own if field in namespace}
         if bases:
+            for field in own:
+                if field in namespace:
+                    defaults[field] = namespace.pop(field)
+            fields = (*inherited, *own)
             namespace["__slots__"] = own
-        made = super().__new__(mcs, name, bases, namespace)
-        if bases:
-            made.parts = fields = (*inherited, *own)
-            made.__match_args__ = fields  # type: ignore[misc]  # read by `match`
-            made._defaults = defaults
-            made._tail = tuple(defaults[field] for field in fields if field in defaults)
-            made._setters = tuple(getattr(made, field).__set__ for field in fields)
-        return made
+            namespace["parts"] = namespace["__match_args__"] = fields
+            namespace["_defaults"] = defaults
+            namespace["_tail"] = tuple([defaults[field] for field in fields if field in defaults])
+            namespace["_setters"] = None  # until the first of them is made: of most kinds there is none
+        return super().__new__(mcs, name, bases, namespace)
 
     parts: tuple[str, ...]
-    __match_args__: Any
-    _defaults: dict[str, Any]
-    _tail: tuple[Any, ...]
-    _setters: tuple[Callable[[Any, Any], None], ...]
+    _setters: tuple[Callable[[Any, Any], None], ...] | None
 
 
 def _annotated(namespace: dict[str, Any]) -> tuple[str, ...]:
@@ -68,10 +65,13 @@ class Form(metaclass=_Meta):
     """The names of the fields, in order."""
     _defaults: ClassVar[dict[str, Any]] = {}
     _tail: ClassVar[tuple[Any, ...]] = ()  # the defaults of the last fields
-    _setters: ClassVar[tuple[Callable[[Any, Any], None], ...]] = ()
+    _setters: ClassVar[tuple[Callable[[Any, Any], None], ...] | None] = None
 
     def __init__(self, *given: Any, **named: Any) -> None:
         setters = self._setters
+        if setters is None:
+            made = self.__class__
+            setters = made._setters = tuple([getattr(made, field).__set__ for field in made.parts])
         if named or len(given) != len(setters):
             missing = len(setters) - len(given)
             if named or not 0 < missing <= len(self._tail):

@@ -754,11 +754,11 @@ def _attach(
 
 
 def _checked_attach(text: str, span: Span, faults: list[TextError]) -> tree.AttachPoint | None:
-    begins = attaching.TAIL.search(text)
-    if begins:
+    end = attaching.tail(text)
+    if end < len(text):
         faults.append(TextError(span, "expressions belong into the function", "emit(…) them, or use if"))
     try:
-        point = attaching.parse(Source("PROBE", text), begins.start() if begins else len(text))
+        point = attaching.parse(Source("PROBE", text), end)
     except LanguageError as error:
         first = error.diagnostics[0]
         faults.append(TextError(span, first.message, first.cure))

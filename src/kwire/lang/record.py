@@ -10,7 +10,6 @@ from kwire.kinds import KINDS
 from kwire.lang import builtins, events, tree
 from kwire.lang import checked as c
 from kwire.lang import types as t
-from kwire.lang.check import check_filter
 from kwire.lang.context import Param, Site
 from kwire.lang.errors import Diagnostic, LanguageError, TextError
 from kwire.lang.expressions import PREFIX, ExpressionChecker, Types
@@ -49,6 +48,8 @@ def program(
     emit = c.Emit(tuple(events.as_field(value, type_) for _, value, type_ in checked), NOWHERE)
     body: tuple[c.Stmt, ...] = (emit,)
     if condition is not None:
+        from kwire.lang.check import check_filter
+
         body = (c.If(check_filter(condition, source, site, types), body, (), NOWHERE),)
     return c.Program(
         "record",

@@ -19,15 +19,13 @@ class ProbeSpec(NamedTuple):
 def parse(text: str) -> ProbeSpec:
     """A probe spec from its text. Raises `LanguageError` with the span of the part that is wrong."""
     source = tree.Source("PROBE", text)
-    begins = attach.TAIL.search(text)
-    head = text[: begins.start()] if begins else text
-    point = attach.parse(source, len(head))
-    if not begins:
+    at = attach.tail(text)
+    point = attach.parse(source, at)
+    if at == len(text):
         return ProbeSpec(point, (), source)
     from kwire.lang import python  # costly, and most specs do without
 
     expressions: tuple[tuple[str, tree.Expr], ...] = ()
-    at = len(head)
     if text[at] == "(":
         end = python.closing(text, at)
         expressions = python.parse_arguments(source, at, end)

@@ -88,7 +88,9 @@ class Plan(NamedTuple):
     the module of each probe on a module's function, by number; `maps`: those of the unit; `following`: the
     programs that keep the map of chosen processes, each with the event it hangs on; `prints_maps`: whether
     what the unit's maps hold at the end is printed; `stacks`: the unit's tables of stacks; `asked_by`: where
-    probes may be taken away one by one, by the number of each probe which of those asked for it is of.
+    probes may be taken away one by one, by the number of each probe which of those asked for it is of;
+    `assumed`: names that are taken for those of one function each, without the table of symbols, which takes
+    long to read: kernels tell when they attach (since 6.7); `anew`: the plan made with that table.
     """
 
     groups: tuple[Group, ...]
@@ -105,11 +107,22 @@ class Plan(NamedTuple):
     prints_maps: bool = True
     stacks: "tuple[StackTable, ...]" = ()
     asked_by: Mapping[int, tuple[int, ...]] = {}
+    assumed: frozenset[str] = frozenset()
+    anew: "Callable[[], Plan] | None" = None
 
     def without(self, causes: Mapping[int, str]) -> "Plan":
         """The plan without the probes of these numbers, which the kernel did not take, and why."""
         assert self.again is not None, "the plan has no optional probes"
-        fresh, old = self.again(causes), self.schemas[0]
+        return self._as_told(self.again(causes))
+
+    def looked_up(self) -> "Plan":
+        """The plan made with the kernel's table of symbols."""
+        assert self.anew is not None, "the plan assumes nothing"
+        return self._as_told(self.anew())
+
+    def _as_told(self, fresh: "Plan") -> "Plan":
+        """Another plan, its schemas of the machine and the moment that ours tell of."""
+        old = self.schemas[0]
         schemas = (
             schema._replace(clock=old.clock, host=old.host, kernel=old.kernel) for schema in fresh.schemas
         )

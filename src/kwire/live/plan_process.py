@@ -18,7 +18,7 @@ has none plans here.
 
 import _pickle  # `pickle` itself takes longer to import, and adds nothing that is used here
 import os
-import signal
+from _signal import SIGKILL  # type: ignore[import-not-found]  # `signal` makes many enumerations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -46,7 +46,7 @@ class _Process(NamedTuple):
         """End it: it has answered, or nobody wants its answer."""
         os.close(self.question)
         os.close(self.answer)
-        os.kill(self.id, signal.SIGKILL)
+        os.kill(self.id, SIGKILL)
         os.waitpid(self.id, 0)
 
 
@@ -125,7 +125,11 @@ class Planning:
             )
             for at, group in enumerate(plan.groups)
         )
-        return plan._replace(groups=groups, again=lambda causes: self._here().plan.without(causes))
+        return plan._replace(
+            groups=groups,
+            again=lambda causes: self._here().plan.without(causes),
+            anew=lambda: self._here().plan.looked_up(),
+        )
 
     def _here(self) -> Made:
         """What the function gives here."""
@@ -183,7 +187,7 @@ def _light(made: Made) -> tuple[Made, frozenset[int]]:
     plan = made.plan
     having = frozenset(at for at, group in enumerate(plan.groups) if group.otherwise is not None)
     groups = tuple(group._replace(otherwise=None, explain=None) for group in plan.groups)
-    return made._replace(plan=plan._replace(again=None, groups=groups)), having
+    return made._replace(plan=plan._replace(again=None, anew=None, groups=groups)), having
 
 
 def _question(fd: int) -> bytes:

@@ -42,12 +42,10 @@ from kwire.kernel.task_programs import programs
 from kwire.kernel.tracefs import Tracefs
 from kwire.kinds import FUNCTIONS, KINDS, USER, in_file
 from kwire.lang import attach_points, record, spec, tree
-from kwire.lang.check import check, filtered
 from kwire.lang.checked import Emit, Exit, Map, Program
 from kwire.lang.context import AnySite, Site, SiteNeededError
 from kwire.lang.errors import Diagnostic, LanguageError, UnknownNameError, never_anywhere, together
 from kwire.lang.forms import Node, rewrite, walk
-from kwire.lang.inferred import Inferred
 from kwire.lang.kerneltypes import KernelTypes
 from kwire.lang.shown import shown
 from kwire.lang.spec import ProbeSpec
@@ -63,6 +61,7 @@ from kwire.words import plural
 if TYPE_CHECKING:
     from kwire.kernel.attach import FilePlace
     from kwire.kernel.targets import Target
+    from kwire.lang.inferred import Inferred
     from kwire.live.probes import Probe
 
 MAX_PROBES = 50_000
@@ -101,7 +100,7 @@ class Scripted(Protocol):
         """The places, as they were written."""
 
     @property
-    def maps(self) -> Mapping[str, Inferred]:
+    def maps(self) -> "Mapping[str, Inferred]":
         """The maps that the probes of the script share."""
 
     def program(self, site: Site, types: KernelTypes) -> Program:
@@ -138,10 +137,19 @@ class Planner:
     """Collects probes, then makes the plan.
 
     `filter`: what must hold for an event of any of them, and what errors call it; `scope`: whose events are
-    wanted.
+    wanted; `anew`: makes the same plan with a planner that has none, which takes no name for that of one
+    function without the table of symbols (`Plan.assumed`).
     """
 
-    def __init__(self, filter: tree.Source | None = None, scope: Scope = Scope()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        filter: tree.Source | None = None,
+        scope: Scope = Scope(),  # noqa: B008
+        anew: Callable[[], Plan] | None = None,
+    ) -> None:
+        self._anew = anew
+        self.assumed: set[str] = set()
+        """See `Plan`."""
         self._filter = None if filter is None else _condition(filter)
         self._never: list[list[Diagnostic]] = []  # what of the filter is never true, at each place it is for
         self._unfiltered: list[tuple[str, int, UnknownNameError]] = []  # with how many probes it is
@@ -230,6 +238,8 @@ class Planner:
         self._add(parsed.point, program)
 
     def _add_function(self, probe: tree.Probe) -> None:
+        from kwire.lang.check import check
+
         probe = rewrite(probe, self._titled)
 
         def program(site: Site) -> Program:
@@ -308,6 +318,8 @@ class Planner:
             asked_by={
                 number: one.asked_by for number, one in zip(numbers, wanted, strict=True) if one.asked_by
             },
+            assumed=frozenset(self.assumed),
+            anew=self._anew,
         )
 
     def _maps(self, wanted: list[_Wanted]) -> tuple[UnitMap, ...]:
@@ -443,7 +455,6 @@ class Planner:
         return self._listed[str(point)]
 
     def _expanded(self, point: AttachPoint) -> "list[Target]":
-        from kwire.kernel import catalog
         from kwire.kernel.targets import Target
 
         if KINDS[point.kind].place == "user function" and "@" in point.group:
@@ -453,13 +464,31 @@ class Planner:
             if found is not None:
                 return found
         if point.kind in USER:
+            from kwire.kernel import catalog
+
             pattern = in_file(point.group, point.name)
             found = catalog.expand(point.kind, pattern, self._scope.pids, self._unread)
             _bounded(len(found))
             return found
-        if point.wildcard or (point.kind in FUNCTIONS and not point.offset):
+        if self._may_assume(point):
+            self.assumed.add(point.name)
+        elif point.wildcard or (point.kind in FUNCTIONS and not point.offset):
+            from kwire.kernel import catalog
+
             return catalog.expand(point.kind, point.target)
         return [Target(point.kind, point.group, point.name)]
+
+    def _may_assume(self, point: AttachPoint) -> bool:
+        """Whether a name without wildcards is taken for that of one function, which the kernel has."""
+        if self._anew is None or self._kernel is None or point.wildcard or point.group or point.offset:
+            return False
+        if KINDS[point.kind].mechanism != "perf kprobe" or not self._kernel.vmlinux.find(
+            point.name, Kind.FUNC
+        ):
+            return False
+        from kwire.kernel import features
+
+        return features.mechanism(point.kind) == "kprobe"
 
     def _locate(self, targets: "Sequence[Target]") -> None:
         """Find the addresses of functions whose name several have."""
@@ -497,6 +526,8 @@ class Planner:
         """The program with the filter. Raises UnknownNameError where the site has not its names."""
         if self._filter is None:
             return program
+        from kwire.lang.check import filtered
+
         never: list[Diagnostic] = []
         made = filtered(program, *self._filter, self._types, never)
         self._never.append(never)
@@ -835,22 +866,35 @@ def make_plan(
     scope: Scope = Scope(),  # noqa: B008
     origin: str = FILTER,
     numbers: Sequence[int] | None = None,
+    looked_up: bool = False,
 ) -> Plan:
     """The plan of probe specs and of probes written as Python functions, live ones or parsed from a file.
 
     `origin`: what errors call the text of the filter; `numbers`: of the probes, where those of each number
-    are to be taken away without the others (`Planner.add`).
+    are to be taken away without the others (`Planner.add`); `looked_up`: without assumptions about the names
+    of functions (`Plan.assumed`).
     """
-    planner = Planner(None if filter is None else tree.Source(origin, filter), scope)
+
+    def anew() -> Plan:
+        return make_plan(probes, filter, scope=scope, origin=origin, numbers=numbers, looked_up=True)
+
+    planner = Planner(
+        None if filter is None else tree.Source(origin, filter), scope, None if looked_up else anew
+    )
     wrong: list[LanguageError] = []
-    for at, probe in enumerate(probes):
-        try:
-            planner.add(probe, None if numbers is None else numbers[at])
-        except LanguageError as error:
-            wrong.append(error)
-    if wrong:
-        raise together(wrong)
-    return planner.plan()
+    try:
+        for at, probe in enumerate(probes):
+            try:
+                planner.add(probe, None if numbers is None else numbers[at])
+            except LanguageError as error:
+                wrong.append(error)
+        if wrong:
+            raise together(wrong)
+        return planner.plan()
+    except KwireError:
+        if planner.assumed:  # of several functions others may be meant
+            return anew()
+        raise
 
 
 def plan_probes(
@@ -867,5 +911,4 @@ def plan_probes(
 
 def ready() -> None:
     """Import what most plans need, and planning does where it needs it."""
-    import kwire.kernel.catalog
     import kwire.live.syscalls  # noqa: F401

@@ -39,12 +39,13 @@ from kwire.live.planner import Planner
 
 class Planned(NamedTuple):
     """A script that is ready to run. `missing`: what people are warned of, such as probes that are left out;
-    `cat_most`: bytes of a file that are shown.
+    `cat_most`: bytes of a file that are shown; `absent`: the places that are left out, where that is told.
     """
 
     plan: Plan
     missing: tuple[Diagnostic, ...] = ()
     cat_most: int = 0
+    absent: "tuple[Absent, ...]" = ()
 
 
 def plan_script(
@@ -55,11 +56,24 @@ def plan_script(
     command: int = 0,
     unsafe: bool = False,
     only: str = "",
+    looked_up: bool = False,
 ) -> Planned:
     """The plan of a script; `words`: its arguments and options; `only`: a regular expression that is found in
-    the places that are wanted, beside begin and end. Raises `LanguageError` with everything that is wrong in
-    it; KwireError.
+    the places that are wanted, beside begin and end; `looked_up`: without assumptions about the names of
+    functions (`Plan.assumed`). Raises `LanguageError` with everything that is wrong in it; KwireError.
     """
+
+    def once_more() -> Planned:
+        return plan_script(
+            script, words, scope=scope, command=command, unsafe=unsafe, only=only, looked_up=True
+        )
+
+    def anew() -> Plan:
+        made = once_more()
+        told = {str(one.point) for one in absent}
+        more = tuple((str(one.point), one.error.cause) for one in made.absent if str(one.point) not in told)
+        return made.plan._replace(skipped=(*made.plan.skipped, *more))
+
     began = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     ahead = time.time_ns() - began
     arguments, options = given(words)
@@ -83,7 +97,7 @@ def plan_script(
     if not any(wanted(point) for probe in made for point in probe.attach):
         raise KwireError("choose probes", only, "it finds none of the script's places", "kwire -l lists them")
     chosen = settings(script, os.environ)
-    planner = Planner(None, scope)
+    planner = Planner(None, scope, None if looked_up else anew)
     maps = tuple(made[0].maps.values())
     if maps:
         settle(maps, lambda: _look(planner, made))
@@ -112,11 +126,18 @@ def plan_script(
     if not faults and not (missing and chosen["missing_probes"] == "error"):
         faults = follow
     if faults or (missing and (chosen["missing_probes"] == "error" or not added)):
+        if planner.assumed:  # of several functions others may be meant
+            return once_more()
         raise LanguageError(script.source, [*faults, *(one.refused() for one in missing)])
-    plan = planner.plan()._replace(prints_maps=bool(chosen["print_maps_on_exit"]))
-    told: tuple[Diagnostic, ...] = ()
-    if chosen["missing_probes"] != "ignore":
-        told = (*(one.skipped() for one in (*missing, *passed_over)), *placeless)
+    try:
+        plan = planner.plan()._replace(prints_maps=bool(chosen["print_maps_on_exit"]))
+    except KwireError:
+        if planner.assumed:
+            return once_more()
+        raise
+    absent = (*missing, *passed_over) if chosen["missing_probes"] != "ignore" else ()
+    told = tuple(one.skipped() for one in absent)
+    told += tuple(placeless) if chosen["missing_probes"] != "ignore" else ()
     used = {one.title for one in maps}
     unused = [one for one in script.maps if f"@{one.id}" not in used]
     told += tuple(Diagnostic(one.span, f"Unused map: @{one.id}", "leave it out") for one in unused)
@@ -124,7 +145,7 @@ def plan_script(
         Diagnostic(one.span, "Unreachable statement", "leave it out, or put it before")
         for one in unreachable(script)
     )
-    return Planned(plan, told, int(chosen["max_cat_bytes"]))
+    return Planned(plan, told, int(chosen["max_cat_bytes"]), absent)
 
 
 def plan_text(

@@ -103,6 +103,22 @@ def _attach(program: Prog, kind: str, target: AttachTarget, cookie: int) -> Link
         raise
 
 
+def _is_fatal(error: KwireError) -> bool:
+    """Whether an error says nothing against one of many targets."""
+    return isinstance(error, KernelError) and error.errno in NOT_THE_TARGETS
+
+
+def _name_one_each(names: Collection[str]) -> bool:
+    """Whether the kernel's table of symbols has one function of each name; also where nobody may read it."""
+    from kwire.kernel.symbols import kernel_symbols
+
+    try:
+        found = kernel_symbols().functions_named(names)
+    except KernelError:
+        return True
+    return all(sum(map(len, found.get(name, {}).values())) == 1 for name in names)
+
+
 def _loaded(module: str) -> int:
     """What tells one loading of a module from the next; 0 while it is not there."""
     try:
@@ -162,6 +178,7 @@ class Tracer:
         "_processes",
         "_progs",
         "_refusals",
+        "_unsure",
         "delivered",
         "maps",
         "plan",
@@ -192,7 +209,7 @@ class Tracer:
         """It as another process needs it, once `attach` is done and before anything was read."""
         groups = tuple(group._replace(otherwise=None, explain=None) for group in self.plan.groups)
         return Attached(
-            self.plan._replace(groups=groups, again=None),
+            self.plan._replace(groups=groups, again=None, anew=None),
             possible_cpus(),
             self.maps,
             tuple(ring.map for ring in self.rings),
@@ -238,6 +255,7 @@ class Tracer:
         self._follow: Follow | None = None
         self._counters: Counters | None = None
         self._refusals: dict[int, list[tuple[Point, KwireError]]] = {}  # by probe
+        self._unsure: dict[str, bool] = {}  # names that the plan assumes; whether the kernel refused them
         try:
             self._create_maps()
             for group in self.plan.groups:
@@ -338,16 +356,23 @@ class Tracer:
         while True:
             self._modules = {name: _loaded(name) for name in set(self.plan.modules.values())}
             self._attach()
+            if self._unsure and (any(self._unsure.values()) or not _name_one_each(self._unsure)):
+                self._renew(self.plan.looked_up())
+                continue
             refused = self._lost_probes() if self._refusals else {}
             if not refused:
                 self._ending = [program for group, program in self.programs() if group.kind == "end"]
                 return
-            self.close()
-            self.plan = self.plan.without(refused)
-            self._ground = self._ground.anew()
-            self._open()
-            if self._processes:
-                self.follow(self._processes)
+            self._renew(self.plan.without(refused))
+
+    def _renew(self, plan: Plan) -> None:
+        """Begin once more, with another plan."""
+        self.close()
+        self.plan = plan
+        self._ground = self._ground.anew()
+        self._open()
+        if self._processes:
+            self.follow(self._processes)
 
     def _attach(self) -> None:
         kinds = {group.kind for group in self.plan.groups}
@@ -366,8 +391,13 @@ class Tracer:
                     try:
                         link = _attach(program, group.kind, point.place, cookie)
                     except KwireError as error:
-                        self._refuse(point, error)
+                        if point.target in self.plan.assumed and not _is_fatal(error):
+                            self._unsure[point.text] = True
+                        else:
+                            self._refuse(point, error)
                     else:
+                        if point.target in self.plan.assumed and not link.only_one:
+                            self._unsure.setdefault(point.text, False)
                         self._links.append((link, point.probe, _cause(group, 1)))
                         if isinstance(link, Iteration):
                             self._iterations.append(link)
@@ -387,6 +417,7 @@ class Tracer:
         on_return = KINDS[group.kind].result
         in_file = [(one.target, one.probe) for one in points if isinstance(one.target, FilePlace)]
         targets = [(one.target, one.probe) for one in points if not isinstance(one.target, FilePlace)]
+        self._unsure |= dict.fromkeys((str(name) for name, _ in targets if name in self.plan.assumed), False)
         try:
             if in_file:
                 link = attach.attach_files(program, in_file, on_return=on_return)
@@ -407,8 +438,7 @@ class Tracer:
     def _refuse(self, point: Point, error: KwireError) -> None:
         """Note that the kernel did not take a point; raise where the trace cannot do without."""
         several = any(other.probe == point.probe and other != point for other in self._points())
-        fatal = isinstance(error, KernelError) and error.errno in NOT_THE_TARGETS
-        if fatal or (point.probe not in self.plan.optional and not several):
+        if _is_fatal(error) or (point.probe not in self.plan.optional and not several):
             raise error
         self._refusals.setdefault(point.probe, []).append((point, error))
 

@@ -92,7 +92,7 @@ CONNECTS: Final[dict[str, str]] = {
 
 def cause_label(cause: int) -> str:
     """The value of the label `cause`."""
-    return Cause(cause).name.lower() if cause in Cause._value2member_map_ else f"cause_{cause}"
+    return Cause(cause).name.lower() if cause in tuple(Cause) else f"cause_{cause}"
 
 
 METRICS: Final[tuple[Metric, ...]] = (

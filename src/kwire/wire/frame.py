@@ -8,11 +8,10 @@ each thing by a code whose number never changes. Every offset counts from the st
 from __future__ import annotations
 
 import struct
-from enum import IntEnum, IntFlag
 
 from kwire.errors import KwireError
 from kwire.hints import TypeAlias
-from kwire.lazy import NamedTuple
+from kwire.lazy import IntEnum, NamedTuple
 from kwire.words import plural
 
 VERSION = 1
@@ -44,15 +43,13 @@ class Type(IntEnum):
     BYE = 12
 
 
-class Flag(IntFlag):
+class Flag(IntEnum):
     """Bits of the second header byte; the others are reserved and sent as 0."""
 
     CHECKSUM = 0x01
     PADDED = 0x02
 
 
-# Plain numbers: an operator of an IntFlag makes a new flag, which takes ten times as long, and ~ drops
-# unknown bits.
 _CHECKSUM, _PADDED = int(Flag.CHECKSUM), int(Flag.PADDED)
 RESERVED_FLAGS = 0xFF & ~(_CHECKSUM | _PADDED)
 

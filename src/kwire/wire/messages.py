@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from enum import IntEnum
 
 from kwire.hints import TYPE_CHECKING
-from kwire.lazy import NamedTuple
+from kwire.lazy import IntEnum, NamedTuple
 from kwire.wire import cbor
 from kwire.wire.frame import HEADER_SIZE, MAX_EVENT, Frame, Type, bad_payload, build
 from kwire.wire.keyed import Key, integer, read_payload, table
