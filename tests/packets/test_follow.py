@@ -109,7 +109,7 @@ def test_what_is_illegal_is_reported(
 
 def test_data_before_hello_is_illegal_on_a_stream_and_late_on_datagrams(net: Any, read: Any) -> None:
     for datagrams in (False, True):
-        flags = Flag.CHECKSUM if datagrams else Flag(0)
+        flags = Flag.CHECKSUM if datagrams else 0
         sent = talk(datagrams, Role.SOURCE, [net.event()])
         sent.insert(1, (True, build(Type.DATA, 0, net.event(), flags)))
         steps, _ = follow(net, sent, datagrams, read)
