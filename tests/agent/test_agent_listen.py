@@ -626,3 +626,24 @@ def test_a_launcher_goes_by_what_the_reader_told_it_once_it_is_to() -> None:
             assert answer()["ok"] is True
         finally:
             launcher.close()
+
+
+def test_a_client_that_keeps_its_probes_goes_on_with_those_that_stay(tmp_path: Path, load: Load) -> None:
+    """What it writes and shows has its fields by then."""
+    mine = f"{{pid == {load.process.pid}}}"
+    with configured(tmp_path, f'probes = ["{PROBE}{mine}", "begin"]') as agent:
+        sink = Counted()
+        talk = agent.ask({"op": "trace"}, sink)
+        load.call(1000)
+        listed = f'probes = ["{PROBE}{mine}", "tracepoint:syscalls:sys_enter_getuid{mine}"]'
+        (tmp_path / "agent.toml").write_text(f'listen = "unix:{tmp_path}/agent"\n{listed}\n')
+        hup(agent)
+        until(
+            lambda: "traces what is listed now, 1 probe taken away\n" in agent.said.read_text(),
+            turn=lambda: talk.turn(0.05),
+        )
+        load.call(1000)
+        talk.stop()
+        talk.until(lambda: talk.over)
+        assert talk.received.produced == {1: 2000, 2: 1}
+        assert (sink.events, sink.lost_events, talk.received.problems) == (2001, 0, 0)

@@ -201,7 +201,7 @@ class World:
             assert one["lost"] == 0
             for probe in one["probes"]:
                 assert probe["produced"] == probe["stored"], probe
-                name = probe["probe"].rpartition("sys_enter_")[2]
+                name = probe["probe"].rpartition("sys_enter_")[2].partition("{")[0]
                 found[name] = found.get(name, 0) + probe["stored"]
         return found
 
@@ -554,3 +554,57 @@ def test_standard_input_is_the_same_when_it_is_read_again(world: World) -> None:
     agent.end()
     collector.end()
     assert world.stored() == {"getppid": 2000, "getuid": 0, "map:total": 1}
+
+
+def listening(world: World, *probes: str, **more: object) -> None:
+    """Write the configuration of an agent that listens and lists these probes, of the load alone."""
+    mine = f"{{pid == {world.load.process.pid}}}"
+    keys = {"listen": world.address, "probes": [probe + mine for probe in probes], **more}
+    lines = (f"{key.replace('_', '-')} = {json.dumps(value)}\n" for key, value in keys.items())
+    world.file.write_text("".join(lines))
+
+
+def traces(world: World, agent: Verb, count: int = 1) -> None:
+    """Wait until clients trace, or have changed, so many times in all."""
+    until(lambda: len(re.findall(" traces(: | what)", agent.errors)) == count, lambda: agent.errors)
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp", "udp"])
+def test_what_a_listening_agent_lists_changes_without_a_gap(world: World, kind: str) -> None:
+    """In the session that there is: what stays loses nothing, under load; what is new joins it."""
+    if kind != "unix":
+        world.address = f"{kind}:127.0.0.1:{free_ports(1)[0]}"
+    listening(world, STAYS, GOES)
+    agent = Verb(world.path, "agent", "--config", str(world.file))
+    world.verbs.append(agent)
+    until(lambda: "listening at" in agent.errors)
+    collector = Verb(world.path, "collect", "--from", world.address, "-w", str(world.captures))
+    world.verbs.append(collector)
+    traces(world, agent)
+    world.load.call("getuid")
+    world.load.flood("getppid")
+    listening(world, STAYS, COMES)
+    agent.hup()
+    traces(world, agent, 2)
+    world.load.pause()
+    world.load.call("getuid", "getgid")
+    world.load.flood("getppid")
+    listening(world, STAYS)
+    agent.hup()
+    traces(world, agent, 3)
+    world.load.pause()
+    world.load.call("getgid", "getuid")
+    world.load.flood("getppid")
+    listening(world, GOES, COMES, STAYS)
+    agent.hup()
+    traces(world, agent, 4)
+    world.load.pause()
+    world.load.call("getgid", "getuid")
+    assert "traces what is listed now, 1 new probe, 1 probe taken away\n" in agent.errors
+    assert "traces what is listed now, 2 new probes\n" in agent.errors
+    told = collector.end()
+    agent.end()
+    assert len(list(world.captures.glob("*.pcapng"))) == 1
+    expected = {"getppid": world.load.calls["getppid"], "getuid": 2000, "getgid": 2000}
+    assert world.stored() == expected
+    assert told["lost"] == 0

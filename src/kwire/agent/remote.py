@@ -221,6 +221,9 @@ class RemoteSession(Handler):
     def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
         """The agent tells that the trace has ended."""
         try:
+            if requests.operation_of(body) == "join":  # what is shown and kept has its probes by now
+                peer.session.reply(number, {"ok": True, "joins": False}, self.loop.now())
+                return
             if requests.operation_of(body) != "ended":
                 raise requests.RequestError("answer request", str(body.get("op")), "this is no agent")
             told = requests.read(body, "ended")

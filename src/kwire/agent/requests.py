@@ -217,6 +217,7 @@ OPERATIONS: Final[dict[str, dict[str, Key]]] = {
     "stop": {},
     "probes": {"pattern": Key(text(4096), "a probe spec, with wildcards or without", LEFT_OUT)},
     "clock": {},
+    "join": {},
     "ended": {
         "why": Key(text(4096), "why the trace ended", LEFT_OUT),
         "status": Key(
@@ -234,6 +235,9 @@ MEANINGS: Final = {
     "stop": "end the trace in order: what is known of it is sent, then BYE",
     "probes": "what may be probed and matches: `names`, and `more` where there are too many to tell",
     "clock": "the agent's clocks: `received` and `sent` (ns of its monotonic clock), `wall`",
+    "join": "asked by the agent: whether probes that it lists only now may join the trace, "
+    "with further SCHEMAs; after an `error` the trace ends, and may be asked for anew; where `joins` of a "
+    "REPLY is false, it goes on without them",
     "ended": "the trace has ended by itself; told by the agent",
 }
 
@@ -343,6 +347,8 @@ class Job(NamedTuple):
     limits: Limits
     buffer: int | None
     rate: int
+    listed: tuple[str, ...] = ()
+    """The specs, where they are those that the agent lists."""
 
 
 def begun(plan: Plan, described: int) -> dict[str, Any]:
@@ -376,8 +382,9 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
     words, pids = list(asked.get("command", ())), tuple(asked.get("pids", ()))
     with in_time(COMPILE_SECONDS):
         texts = _texts(asked)
-        if not (texts.specs or texts.functions or texts.script):
-            texts = texts._replace(specs=grant.listed)
+        listed = () if texts.specs or texts.functions or texts.script else grant.listed
+        if listed:
+            texts = texts._replace(specs=listed)
         wanted = parse(texts)
         grant.check(wanted)
         if words:
@@ -388,7 +395,7 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
         everyone = asked.get("everyone", texts.script is not None and not pids)
         try:
             processes = Processes(pids, command, without=without, everyone=everyone)
-            plan = wanted.plan(processes.scope, command.pid if command else 0)
+            plan = wanted.plan(processes.scope, command.pid if command else 0, apart=bool(listed))
             grant.check_schemas(plan.schemas, wanted)
         except BaseException:
             if command:
@@ -398,7 +405,7 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
     if grant.seconds < (seconds or float("inf")):
         seconds = float(grant.seconds) if grant.seconds < 1 << 40 else seconds
     buffer = grant.buffer(asked.get("buffer"), possible_cpus())
-    return Job(plan, processes, Limits(seconds, asked.get("count")), buffer, grant.rate)
+    return Job(plan, processes, Limits(seconds, asked.get("count")), buffer, grant.rate, listed)
 
 
 def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:

@@ -50,6 +50,11 @@ class Client(Handler):
         """Who it is, as a policy names it."""
         self.listed = False
         """Its trace is of the probes that the agent lists."""
+        self._has: tuple[str, ...] = ()  # which these are
+        self._wants: tuple[str, ...] = ()  # and are to be
+        self._aim: tuple[str, ...] = ()  # and are to be after the change that is under way
+        self._asking = 0  # the number of the REQUEST whether more may join
+        self._changing = False
         self._number = 0  # of the REQUEST that the trace process answers
         self._traces = False
         self._held: list[bytes] = []  # payloads that found no room
@@ -120,6 +125,57 @@ class Client(Handler):
             self.trace_process.tell(Type.REQUEST, {"op": "stop"})
             self._watch()
 
+    def go_by(self, listed: tuple[str, ...]) -> bool:
+        """Have its trace go on with these specs, of those that the agent lists; whether it can: what stays
+        is recorded without a gap.
+        """
+        self._wants = listed
+        if self._changing:
+            return True  # then comes the next change
+        stays = set(self._has) & set(listed)
+        if not stays or self.peer is None or self.peer.ended:
+            return False
+        self._changing, self._aim = set(listed) != set(self._has), listed
+        if self._changing and stays == set(listed):
+            self._change(more=False)
+        elif self._changing:
+            try:
+                self._asking = self.peer.session.request({"op": "join"}, self._server.loop.now())
+            except KwireError:  # it has not answered what it was asked before
+                return False
+            self.peer.flush()
+        return True
+
+    def replied(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        """Whether more probes may join its trace."""
+        if not self._asking or number != self._asking:
+            return
+        self._asking = 0
+        if body.get("ok") is True:
+            self._change(more=body.get("joins") is not False)
+        else:
+            self._server.say(f"{self.name} takes no more probes: its trace ends", "session_ended")
+            self.stop()
+
+    def _change(self, more: bool) -> None:
+        if self.trace_process is not None:
+            stays = [spec for spec in self._has if spec in self._wants]
+            more = more and not set(self._wants) <= set(self._has)
+            self.trace_process.tell(Type.REQUEST, {"op": "change", "listed": stays, "joins": more})
+            self._watch()
+
+    def _changed(self, told: Mapping[str, Any]) -> None:
+        """Its trace process has changed its probes, or could not."""
+        self._has, self._changing = tuple(told["listed"]), False
+        if told["problem"]:
+            self._server.say(f"{self.name}: {told['problem']}; its trace goes on as it was", "configuration")
+            return
+        new = f", {plural(told['new'], 'new probe')}" if told["new"] else ""
+        gone = f", {plural(told['gone'], 'probe')} taken away" if told["gone"] else ""
+        self._server.say(f"{self.name} traces what is listed now{new}{gone}", "trace_changed")
+        if self._wants != self._aim and not self.go_by(self._wants):
+            self.stop()
+
     def finish(self) -> None:
         """End its trace, and then the session, in order: a client that is away may come back for the rest."""
         if self.trace_process is not None and self._traces:
@@ -151,6 +207,9 @@ class Client(Handler):
         trace_process = self.trace_process = Channel(self._server.launcher.start())
         self._number, self._traces = number, operation == "trace"
         self.listed = not any(body.get(name) for name in ("probes", "functions", "script"))
+        self._has, self._changing = (), False
+        if self.listed and (grant := self._server.policy.grant(*self.who)) is not None:
+            self._has = self._wants = grant.listed
         trace_process.tell(
             Type.REQUEST,
             {
@@ -205,6 +264,8 @@ class Client(Handler):
             self.peer.session.reply(self._number, what, self._server.loop.now())
             if not self._traces:
                 self._drop()
+        elif type == Type.REQUEST and what["op"] == "changed":
+            self._changed(what)
         elif type == Type.REQUEST:
             self._ended = what
 
@@ -358,12 +419,14 @@ class Server:
 
     def change(self, policy: Policy) -> str:
         """Go by another policy from now on. A trace whose client may not do the same as before ends, in
-        order: it may ask again. Gives what was done, in words.
+        order: it may ask again; one of the probes listed goes on with those that are listed now, unless all
+        are others. Gives what was done, in words.
         """
         ended = 0
         for client in [client for client in self._clients.values() if client.traces]:
             before, after = self.policy.grant(*client.who), policy.grant(*client.who)
-            if before is None or not before.same(after, client.listed):
+            goes = before is not None and after is not None and before.same(after, False)
+            if not goes or (after is not None and client.listed and not client.go_by(after.listed)):
                 self.say(f"{client.name} has another policy now: its trace ends", "session_ended")
                 client.stop()
                 ended += 1

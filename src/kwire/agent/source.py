@@ -252,6 +252,21 @@ class SourceSink:
         each = max(1, self._size // LOST_SIZE)
         return [*self._preamble, *(b"".join(lost[at : at + each]) for at in range(0, len(lost), each))]
 
+    def grow(self, schemas: Sequence[Schema]) -> None:
+        """Take events of further probes from now on, whose numbers follow; they are described at this place,
+        be there room for it or not.
+        """
+        more = bytes(8 * walk.COUNT_WORDS * len(schemas))
+        self._sent.frombytes(more)
+        self._refused.frombytes(more)
+        described = preamble(schemas, self._size)
+        self._preamble = [*self._preamble, *described]
+        if self._outlet is None:
+            return  # the next session begins with all of them
+        payload, self._used = bytes(self._buffer[: self._used]), 0
+        for one in (payload, *described) if payload else described:
+            self._hand_over(one)
+
     def adopt(self, payload: bytes) -> None:
         """Take a payload for handed over by us: one of a recording before this one."""
         self._account(payload, 1)

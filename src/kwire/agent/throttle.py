@@ -30,6 +30,10 @@ class Throttle:
         self._then = clock()
         self._table = array("Q", bytes(8 * walk.COUNT_WORDS * (probes + 1)))  # refused in this round
 
+    def grow(self, probes: int) -> None:
+        """There are so many more."""
+        self._table.frombytes(bytes(8 * walk.COUNT_WORDS * probes))
+
     def write(self, frames: Frames) -> None:
         """Pass on what is allowed, count the rest."""
         now = self._clock()

@@ -2,7 +2,8 @@
 
     server          talks to the network, without privileges (`kwire.agent.server`)
     launcher        never reads a byte of the network; forks a trace process whenever the server asks
-    trace process   reads one request, compiles, loads and attaches, becomes nobody, and then moves events
+    trace process   reads one request, compiles, loads and attaches, becomes nobody, and then moves events;
+                    what the agent lists later is attached for it (`kwire.agent.additions`)
 
 Invariants: server and launcher share a socket over which only descriptors travel, and that a policy which was
 read anew counts from now on; the launcher is told what is in it by the process that has read it
@@ -20,9 +21,9 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from kwire.agent import confinement, policy, requests
+from kwire.agent import additions, confinement, policy, requests
 from kwire.agent.channel import Channel
 from kwire.agent.policy import MOST, Policy
 from kwire.agent.recording import Recording
@@ -113,25 +114,34 @@ def _launch(control: socket.socket, rules: Policy, path: str, policies: socket.s
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the trace processes
         newest: Policy | None = None
+        traces: list[socket.socket] = []  # over which trace processes ask for more
         while True:
-            select.select([one for one in (control, policies) if one is not None], (), ())
-            while policies is not None and select.select([policies], (), (), 0)[0]:
+            ready = _readable([one for one in (control, policies, *traces) if one is not None])
+            while policies is not None and _readable([policies], 0):
                 told = handing.receive(policies)
                 if told is None:
                     policies.close()
                     policies = None
                 else:
                     newest = policy.rules(*json.loads(told[0]))
-            if not select.select([control], (), (), 0)[0]:
-                continue
-            data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-            if not data:
-                break
-            if data == POLICY and newest is not None:
-                newest.follow(rules)
-                rules, newest = newest, None
-            for descriptor in descriptors:
-                _fork((control, policies), socket.socket(fileno=descriptor), rules, server)
+            if control in ready:  # of what it is told there the policy came before
+                data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+                if not data:
+                    break
+                if data == POLICY and newest is not None:
+                    newest.follow(rules)
+                    rules, newest = newest, None
+                for descriptor in descriptors:
+                    own = (control, policies, *traces)
+                    more = _fork(own, socket.socket(fileno=descriptor), rules, server)
+                    if more is not None:
+                        traces.append(more)
+            elif not _readable([control], 0):  # else a policy may count by now of which they ask
+                for one in ready & set(traces):
+                    traces.remove(one)
+                    following = _answer(one, (control, policies, *traces), rules)
+                    if following is not None:
+                        traces.append(following)
         if path:
             remove_stale(path)
         status = 0
@@ -139,23 +149,72 @@ def _launch(control: socket.socket, rules: Policy, path: str, policies: socket.s
         os._exit(status)
 
 
-def _fork(own: Sequence[socket.socket | None], channel: socket.socket, rules: Policy, server: int) -> None:
-    """Have a trace process, which has nothing of the launcher's `own`, serve `channel`; where there can be no
-    more processes, the server is told so.
+def _readable(sockets: Sequence[socket.socket], seconds: float | None = None) -> set[socket.socket]:
+    """Those of which something can be read, or nothing more comes; waits for one, `seconds` at most."""
+    poll = select.poll()
+    by_fd = {one.fileno(): one for one in sockets}
+    for fd in by_fd:
+        poll.register(fd, select.POLLIN)
+    return {by_fd[fd] for fd, _ in poll.poll(None if seconds is None else seconds * 1000)}
+
+
+def _close(sockets: Sequence[socket.socket | None]) -> None:
+    for one in sockets:
+        if one is not None:
+            one.close()
+
+
+def _answer(
+    asking: socket.socket, own: Sequence[socket.socket | None], rules: Policy
+) -> socket.socket | None:
+    """Have a process, which has nothing of the launcher's `own`, answer the trace process that is `asking`.
+    Gives the socket over which it may ask again; None where it has gone, or no process could be started,
+    which it sees.
+    """
+    with asking, contextlib.suppress(OSError):
+        if not asking.recv(1, socket.MSG_PEEK):
+            return None
+        following, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            try:
+                child = os.fork()
+            except OSError:
+                following.close()
+                return None
+            if child == 0:
+                _close((*own, following))
+                additions.answer(asking, other, rules)
+                os._exit(0)
+        return following
+    return None
+
+
+def _fork(
+    own: Sequence[socket.socket | None], channel: socket.socket, rules: Policy, server: int
+) -> socket.socket | None:
+    """Have a trace process, which has nothing of the launcher's `own`, serve `channel`. Gives the socket over
+    which it may ask for more probes; None where there can be no more processes, which the server is told.
     """
     with channel:
         try:
-            if os.fork() == 0:
-                for one in own:
-                    if one is not None:
-                        one.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                work(channel, rules, server)
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with theirs:
+                try:
+                    child = os.fork()
+                except OSError:
+                    ours.close()
+                    raise
+                if child == 0:
+                    _close((*own, ours))
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    work(channel, theirs, rules, server)
+            return ours
         except OSError as error:
             told = Channel(channel)
             told.tell(Type.REPLY, requests.failed(_unstartable(error)))
             with contextlib.suppress(OSError):
                 told.flush()
+    return None
 
 
 def _unstartable(error: OSError) -> KwireError:
@@ -163,11 +222,13 @@ def _unstartable(error: OSError) -> KwireError:
     return KwireError("start", "a tracer", cause, "wait for other traces to end, or allow the agent more")
 
 
-def work(channel: socket.socket, rules: Policy, server: int) -> None:
-    """A trace process's life. `server`: the process that talks to the network. Never returns."""
+def work(channel: socket.socket, more: socket.socket, rules: Policy, server: int) -> None:
+    """A trace process's life. `more`: over which it may ask the launcher for more; `server`: the process
+    that talks to the network. Never returns.
+    """
     status = 1
     try:
-        _TraceProcess(channel, server).run(rules)
+        _TraceProcess(channel, more, server).run(rules)
         status = 0
     except (BrokenPipeError, ConnectionResetError):
         pass  # the server has gone
@@ -178,11 +239,38 @@ def work(channel: socket.socket, rules: Policy, server: int) -> None:
         os._exit(status)
 
 
+class _Part(NamedTuple):
+    """A recording of a trace: the first, or one of probes that joined it. `listed`: its specs, by number; "":
+    it was taken away; `before`: how many probes are before its own.
+    """
+
+    recording: Recording
+    listed: tuple[str, ...]
+    before: int
+
+    def without(self, listed: Sequence[str]) -> set[int]:
+        """The probes that none of these specs has asked for, and that are there."""
+        recorder = self.recording.recorder
+        numbers = {number for number, spec in enumerate(self.listed) if spec not in listed}
+        return {
+            probe
+            for probe, asking in recorder.plan.asked_by.items()
+            if probe not in recorder.removed and numbers.issuperset(asking)
+        }
+
+
 class _TraceProcess:
     """One trace."""
 
-    def __init__(self, channel: socket.socket, server: int) -> None:
+    def __init__(self, channel: socket.socket, more: socket.socket, server: int) -> None:
         self.channel = Channel(channel)
+        self.more = more
+        self.parts: list[_Part] = []
+        self.probes = 0  # how many are described
+        self.question: dict[str, Any] = {}
+        self.tasks: list[int] = []  # the map of processes that are traced, where they were chosen
+        self.stays: tuple[str, ...] = ()  # of what is listed, once what is asked for is there
+        self.throttle: Throttle | None = None
         self.server = server
         self.loop = Loop()
         self.recording: Recording | None = None
@@ -201,6 +289,8 @@ class _TraceProcess:
                 self._tell(Type.REPLY, requests.names(request["body"], grant))
                 return
             without = (self.server, os.getpid())
+            self.question = {name: request[name] for name in ("identity", "address")}
+            self.question["filter"] = request["body"].get("filter")
             processes = (job := requests.serve(request["body"], grant, without)).processes
             try:
                 self.trace(job, request["size"])
@@ -245,11 +335,102 @@ class _TraceProcess:
             sink.waits = 0.0
             self.loop.add(self.channel.fd, READ, self._ready)
             recording = self.recording = Recording(self.loop, recorder, self._round, self._end)
+            self.parts, self.probes = [_Part(recording, job.listed, 0)], len(schemas)
+            self.question |= {"scope": list(processes.scope[:4]), "buffer": job.buffer}
+            self.tasks = [recorder.tracer.maps["tasks"].fd] if processes.chosen else []
+            if job.rate < MOST:
+                self.throttle = Throttle(sink, job.rate, len(schemas))
             try:
-                recording.start([Throttle(sink, job.rate, len(schemas)) if job.rate < MOST else sink])
+                recording.start([self.throttle or sink])
                 self.loop.run()
             finally:
-                recording.close()
+                for part in self.parts:
+                    part.recording.close()
+                for part in self.parts[1:]:
+                    part.recording.recorder.close()
+
+    # ------------------------------------------------------------------ what is listed changes
+
+    @property
+    def listed(self) -> list[str]:
+        """The specs of its probes, of those that the agent listed."""
+        return [spec for part in self.parts for spec in part.listed if spec]
+
+    def _change(self, stays: Sequence[str], more: bool) -> None:
+        """Go on with these of its specs; with `more`, with what the agent lists besides."""
+        self.stays = tuple(stays)
+        if not more:
+            self._go_by(0)
+            return
+        question = self.question | {"listed": self.listed, "probes": self.probes}
+        try:
+            handing.send(self.more, json.dumps(question).encode(), self.tasks)
+        except OSError:
+            self._told_changed(0, 0, "the process that loads programs could start none for it")
+        else:
+            self.loop.add(self.more.fileno(), READ, self._answered)
+
+    def _answered(self, mask: int) -> None:
+        """What was asked for is attached, or cannot be."""
+        self.loop.remove(self.more.fileno())
+        try:
+            answer = handing.receive(self.more)
+            if answer is None:
+                cause = "the process that attaches its probes has ended"
+                raise KwireError("trace", "more", cause)
+            text, _, data = answer[0].partition(b"\0")
+            following, *descriptors = answer[1]
+            self.more.close()
+            self.more = socket.socket(fileno=following)
+            told = json.loads(text)
+            if "error" in told:
+                requests.answered(told)
+            new = self._join(Recorder.taken(handing.taken(data, descriptors)[0]), tuple(told["listed"]))
+        except (KwireError, OSError) as error:
+            self._told_changed(0, 0, str(error))
+        else:
+            self._go_by(new)
+
+    def _join(self, recorder: Recorder, listed: tuple[str, ...]) -> int:
+        """Record with these probes, too; how many there are."""
+        assert self.sink is not None
+        assert self.recording is not None
+        if self.recording.recorder.over:
+            recorder.close()
+            raise KwireError("trace", "more", "the trace has ended")
+        schemas = additions.numbered(recorder.plan, self.probes)
+        self.sink.grow(schemas)
+        if self.throttle is not None:
+            self.throttle.grow(len(schemas))
+        sink = additions.Renumbered(self.throttle or self.sink, self.probes, len(schemas))
+        recording = Recording(self.loop, recorder, self._round, lambda why: None)
+        self.parts.append(_Part(recording, listed, self.probes))
+        self.probes += len(schemas)
+        self.stays = (*self.stays, *listed)
+        recording.start([sink])
+        return len(schemas)
+
+    def _go_by(self, new: int) -> None:
+        """Take away what is of none of the specs that stay, and tell the server."""
+        gone = 0
+        for at, part in enumerate(self.parts):
+            recorder = part.recording.recorder
+            going = part.without(self.stays)
+            if going and not recorder.over:
+                gone += len(going)
+                recorder.take_away(going)
+                if at and len(recorder.removed) == len(recorder.plan.asked_by):
+                    part.recording.end("its probes were taken away")
+            stays = tuple(spec if spec in self.stays else "" for spec in part.listed)
+            self.parts[at] = part._replace(listed=stays)
+        self._round()
+        self._told_changed(new, gone, "")
+
+    def _told_changed(self, new: int, gone: int, problem: str) -> None:
+        """Tell the server what it traces now, how many probes are new, how many gone; or why all stays."""
+        told = {"op": "changed", "listed": self.listed, "new": new, "gone": gone, "problem": problem}
+        self.channel.tell(Type.REQUEST, told)
+        self._flush()
 
     def _round(self) -> None:
         assert self.sink is not None
@@ -260,8 +441,12 @@ class _TraceProcess:
         """Hand over the last of it."""
         assert self.sink is not None
         assert self.recording is not None
-        recorder = self.recording.recorder
-        if not self.ended and self.sink.finish(recorder.produced):
+        recorder, produced = self.recording.recorder, dict[int, int]()
+        for part in self.parts:
+            part.recording.end(why)
+            each = part.recording.recorder.produced
+            produced |= {probe + part.before: count for probe, count in each.items()}
+        if not self.ended and self.sink.finish(produced):
             self.ended = True
             told: dict[str, Any] = {"op": "ended", "why": why}
             status = recorder.command_status if recorder.status is None else recorder.status
@@ -286,9 +471,11 @@ class _TraceProcess:
         if came is None:
             self.loop.stop()  # the server has gone: the probes go with us
             return
-        if came:  # all that it asks now is `stop`
-            self.recording.end("asked to stop")
-            return
+        for _, asked in came:
+            if asked["op"] == "stop":
+                self.recording.end("asked to stop")
+                return
+            self._change(asked["listed"], asked["joins"])
         if self.recording.recorder.over:
             self._end(self.recording.recorder.why)
         else:

@@ -337,9 +337,8 @@ class Rereader:
         if not added.keys:
             return told, b"", []
         from kwire.agent.spool import make_folder
-        from kwire.bpf.task import TASKS
         from kwire.cli.tracing import allow_descriptors
-        from kwire.kernel.maps import Map
+        from kwire.kernel.tasks import known_tasks
         from kwire.live.ground import Ground
         from kwire.live.plan import Scope
         from kwire.live.recorder import complete
@@ -347,7 +346,7 @@ class Rereader:
 
         allow_descriptors()
         follow, main, without, pids = question["scope"]
-        known = Map(given[0], TASKS) if given else None
+        known = known_tasks(given[0]) if given else None
         if follow is not (known is not None):
             raise KwireError("change", "probes", "the processes that are traced are not known", "restart it")
         plan = _plan(new, added, Scope(follow, main, tuple(without), tuple(pids)), question["command"])

@@ -285,11 +285,11 @@ class Collector(Handler):
                 self.loop.soon(lambda: peer.fail(why))
 
     def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
-        """Answer `clock`; refuse every other request."""
+        """Answer `clock`; take what an agent that we connected to tells; refuse every other request."""
         operation = body.get("op")
         if operation == clock.OP:
             reply = clock.answer()
-        elif operation == "ended":
+        elif operation in ("ended", "join"):  # more probes are more SCHEMAs
             reply = {"ok": True}
         else:
             cause = "this is a collector"

@@ -45,6 +45,11 @@ def create_tasks(processes: Iterable[Identity] = (), spec: MapSpec = TASKS) -> M
     return tasks
 
 
+def known_tasks(descriptor: int) -> Map:
+    """The `tasks` map of another process, of which this descriptor has come."""
+    return Map(descriptor, TASKS)
+
+
 def add(tasks: Map, process: Identity) -> None:
     """Trace this process too. Raises KernelError."""
     tasks.update(struct.pack("=I", process.number), struct.pack("=Q", process.started))

@@ -13,6 +13,7 @@ from kwire.lang import python, spec, tree
 from kwire.lang.bpftrace.syntax import Script
 from kwire.live.plan import Plan, Scope
 from kwire.live.planner import FILTER, make_plan
+from kwire.live.probes import Probe
 
 
 class ScriptSource(NamedTuple):
@@ -54,16 +55,18 @@ class Wanted(NamedTuple):
     asked: tuple[Asked, ...]
     script: Script | None = None
 
-    def plan(self, scope: Scope, command: int = 0) -> Plan:
+    def plan(self, scope: Scope, command: int = 0, *, apart: bool = False) -> Plan:
         """Compile against the running kernel; `scope` as for `make_plan`; `command`: what a script knows as
-        its command. Raises KwireError.
+        its command; `apart`: the probes of each spec can be taken away by themselves. Raises KwireError.
         """
         if self.script is not None and self.texts.script is not None:
             from kwire.live.scripts import plan_script
 
             words = self.texts.script.arguments
             return plan_script(self.script, words, scope=scope, command=command).plan
-        return make_plan([*self.texts.specs, *self.probes], self.texts.filter, scope=scope)
+        probes: list[str | Probe | tree.Probe] = [*self.texts.specs, *self.probes]
+        numbers = range(len(probes)) if apart else None
+        return make_plan(probes, self.texts.filter, scope=scope, numbers=numbers)
 
 
 def parse(texts: ProgramSources) -> Wanted:

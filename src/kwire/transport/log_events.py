@@ -46,6 +46,7 @@ EVENTS: Final[dict[str, Event]] = {
     "session_back": Event("info", "a session has a connection again"),
     "session_ended": Event("info", "a session has ended, and what came of it"),
     "trace_begun": Event("info", "a client's trace has begun"),
+    "trace_changed": Event("info", "a client's trace has other probes, as the agent lists others"),
     "capture": Event("info", "a file is begun, or has another name than was asked for"),
     "disk_well": Event("info", "a disk takes what it should again"),
     "spool": Event("info", "what an earlier agent has left is delivered"),
