@@ -87,11 +87,11 @@ class Load:
         for name in names:
             self.calls[name] = self.calls.get(name, 0) + 1000
 
-    def flood(self, *names: str) -> None:
+    def flood(self, *names: str, pause: float = 0.002) -> None:
         def work() -> None:
             while not self._stop.is_set():
                 self.call(*names)
-                self._stop.wait(0.002)
+                self._stop.wait(pause)
 
         self._stop.clear()
         self._thread = threading.Thread(target=work)
@@ -582,19 +582,19 @@ def test_what_a_listening_agent_lists_changes_without_a_gap(world: World, kind: 
     world.verbs.append(collector)
     traces(world, agent)
     world.load.call("getuid")
-    world.load.flood("getppid")
+    world.load.flood("getppid", pause=0.1)
     listening(world, STAYS, COMES)
     agent.hup()
     traces(world, agent, 2)
     world.load.pause()
     world.load.call("getuid", "getgid")
-    world.load.flood("getppid")
+    world.load.flood("getppid", pause=0.1)
     listening(world, STAYS)
     agent.hup()
     traces(world, agent, 3)
     world.load.pause()
     world.load.call("getgid", "getuid")
-    world.load.flood("getppid")
+    world.load.flood("getppid", pause=0.1)
     listening(world, GOES, COMES, STAYS)
     agent.hup()
     traces(world, agent, 4)
