@@ -151,11 +151,12 @@ static int ipv4(struct engine *e, const uint8_t *data, uint64_t size, uint64_t a
 	}
 	struct part part = { data, at + header, end, ip + 12, ip + 16, ip + 16, 4, ip[9] };
 	uint32_t word = big16(ip + 6);
-	if (word & 0x3fff) {
+	if (word & (MORE_FRAGMENTS | FRAGMENT_OFFSET)) {
 		uint64_t key[5] = { (uint64_t)4 << 56 | (uint64_t)ip[9] << 48 | big16(ip + 4), 0, 0, 0, 0 };
 		memcpy(key + 1, ip + 12, 4);
 		memcpy(key + 3, ip + 16, 4);
-		uint32_t whole = fragment(e, &part, key, (word & 0x1fff) * 8, word >> 13 & 1);
+		uint32_t offset = (word & FRAGMENT_OFFSET) * 8;
+		uint32_t whole = fragment(e, &part, key, offset, (word & MORE_FRAGMENTS) != 0);
 		if (!whole)
 			return 0;
 		put_together(e, &part, whole);
@@ -199,11 +200,12 @@ static int ipv6(struct engine *e, const uint8_t *data, uint64_t size, uint64_t a
 			uint32_t word = big16(head + 2);
 			part.protocol = head[0];
 			part.at += 8;
-			if (!(word & 0xfff9))
+			if (!(word & (FRAGMENT_OFFSET_6 | MORE_FRAGMENTS_6)))
 				continue;
 			uint64_t key[5] = { (uint64_t)6 << 56 | big32(head + 4), 0, 0, 0, 0 };
 			memcpy(key + 1, ip + 8, 32);
-			uint32_t whole = fragment(e, &part, key, word & 0xfff8, (int)(word & 1));
+			uint32_t offset = word & FRAGMENT_OFFSET_6;
+			uint32_t whole = fragment(e, &part, key, offset, (word & MORE_FRAGMENTS_6) != 0);
 			if (!whole)
 				return 0;
 			put_together(e, &part, whole);

@@ -12,7 +12,7 @@ from kwire import native
 from kwire.analyze import rowlines
 from kwire.capture import walk
 from kwire.kernel import ring
-from kwire.packets import conversations, fragments, memory, network, streams, tables
+from kwire.packets import conversations, dissect, fragments, memory, network, streams, tables
 from kwire.packets import walk as records
 from kwire.view import batches
 from kwire.wire import column_rows, fields, frame, frames, gather
@@ -75,6 +75,10 @@ def text() -> str:
         "MAX_PACKET": tables.MAX_PACKET,
         "MAX_TAGS": tables.MAX_TAGS,
         "MAX_EXTENSIONS": tables.MAX_EXTENSIONS,
+        "MORE_FRAGMENTS": dissect.MORE_FRAGMENTS,
+        "FRAGMENT_OFFSET": dissect.FRAGMENT_OFFSET,
+        "MORE_FRAGMENTS_6": dissect.MORE_FRAGMENTS_6,
+        "FRAGMENT_OFFSET_6": dissect.FRAGMENT_OFFSET_6,
         "MAX_FRAGMENTED": fragments.MAX_BYTES,
         "MAX_FRAGMENT_PACKETS": fragments.MAX_PACKETS,
         "MAX_STREAM_HELD": streams.MAX_HELD,

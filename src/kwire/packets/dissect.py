@@ -31,7 +31,16 @@ from kwire.wire.frame import checksum
 from kwire.words import plural
 
 MORE_FRAGMENTS: Final = 0x2000
+"""More fragments follow this one of an IPv4 packet (RFC 791, 3.1)."""
+
 FRAGMENT_OFFSET: Final = 0x1FFF
+"""Where it lies in the packet, in units of 8 bytes."""
+
+MORE_FRAGMENTS_6: Final = 0x0001
+"""The same of an IPv6 packet (RFC 8200, 4.5)."""
+
+FRAGMENT_OFFSET_6: Final = 0xFFF8
+"""Where it lies, in bytes: the units of 8 bytes stand above three other bits."""
 
 
 class Segment(NamedTuple):
@@ -244,8 +253,9 @@ class Dissector:
                 self._layer("fragment", data, start, start + 8)
                 word, key = _u16(data, start + 2), (source, target, bytes(data[start + 4 : start + 8]))
                 protocol, start = data[start], start + 8
-                if word & 0xFFF9:
-                    data, start, end = self._fragment(data, start, end, key, word & 0xFFF8, bool(word & 1))
+                if word & (FRAGMENT_OFFSET_6 | MORE_FRAGMENTS_6):
+                    place, more = word & FRAGMENT_OFFSET_6, bool(word & MORE_FRAGMENTS_6)
+                    data, start, end = self._fragment(data, start, end, key, place, more)
             else:
                 break
         else:
