@@ -401,8 +401,10 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 	uint64_t at = 0, frames = 0, before = e->found, found = before;
 	uint64_t head = 0, step = 0; /* of the last EVENT that was kept, if no flag is set in it */
 
-	if ((!run.there && size > e->out_room - e->out_used) || size / 8 > e->limit - found)
-		return; /* cannot be: RESERVE is there */
+	if ((!run.there && size > e->out_room - e->out_used) || size / 8 > e->limit - found) {
+		c->unsound++; /* cannot be: RESERVE is there */
+		return;
+	}
 	while (at < size) {
 		const uint8_t *frame = p + at;
 		uint32_t length = size - at < FRAME_HEADER ? 0 : strict_length(p, at, size);

@@ -114,8 +114,8 @@ class CaptureSummary:
             capture.mixed = True
             for frames in capture:
                 self.add(capture, frames)
-                if progress is not None and len(frames):
-                    read += abs(int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0]))
+                if progress is not None:
+                    read += frames.spread
                     progress(read)
             self.end(capture, source)
 

@@ -31,6 +31,7 @@ HOST_SHIFT: Final = 22  # Linux's process ids have 22 bits: the bits above tell 
 WRITTEN: Final = 1 << 20  # characters written at a time
 WAITING: Final = 64 << 20  # characters of calls that wait for their ends
 REMEMBERED: Final = 1 << 16  # contexts of a probe's events
+SHORT: Final = 200  # characters of a context that is remembered: `comm` may be any text of the event
 FIELDS: Final = '"fields":'
 APART: Final = "\t"  # between the pieces of an event's line: in JSON there is none
 NOWHERE: Final = ',"pid":0,"tid":0'
@@ -58,7 +59,8 @@ class _Probe:
             pid, tid, cpu, comm = text.split(APART)
             base, process, thread = self.host << HOST_SHIFT, pid or tid or "0", tid or pid or cpu or "0"
             known = _Context(base + int(process), base + int(thread), json.loads(comm) if comm else "")
-            self.contexts[text] = known
+            if len(text) <= SHORT:
+                self.contexts[text] = known
         return known
 
 

@@ -97,8 +97,7 @@ class Window:
         first, self._first = self._first, None
         if not self.events:
             self._first = frames
-            offsets = frames.offsets
-            self.size = abs(int(offsets[len(frames) - 1]) - int(offsets[0]))
+            self.size = frames.spread
         else:
             if first is not None:
                 self._copy(first)
@@ -231,8 +230,7 @@ class Scan:
             self.chunks += 1
             if self.watch is not None:
                 self.watch(self.capture, frames)
-            if len(frames):
-                self.read += abs(int(frames.offsets[len(frames) - 1]) - int(frames.offsets[0]))
+            self.read += frames.spread
             if self.progress is not None:
                 self.progress(self.read)
             if not self._wanted(frames, section):

@@ -117,7 +117,8 @@ class Link(Fd):
     @property
     def only_one(self) -> bool:
         """Whether the kernel has found that the function to whose name it hangs is the only one that has it:
-        kernels that tell how many firings a link to a kprobe missed (6.7) refuse other names.
+        kernels that tell how many firings a link to a kprobe missed (6.7) refuse other names. Since
+        1870ddcd94b0 (7.0) functions of modules are not counted where the kernel proper has the name.
         """
         if _MISSED.get(self.mechanism) != "link_perf_kprobe" or not self.is_link:
             return False

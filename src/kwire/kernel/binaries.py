@@ -264,9 +264,8 @@ def _functions(kind: str, path: str, file: Binary, name: str, several: bool) -> 
         return [Target(kind, path, one, len(symbols)) for one, symbols in chosen.items() if symbols]
     if _ADDRESS.fullmatch(name):
         within = _within(file, _address(name)) if KINDS[kind].result else None
-        if (
-            within is not None
-        ):  # the kernel would take what is on the stack there for the address to return to
+        if within is not None:
+            # the kernel would take what is on the stack there for the address to return to
             cause = f"a return is probed from the beginning of the function, and this is inside {within.name}"
             raise CatalogError(kind, f"{path}:{name}", cause, cure=f"write {kind}:{path}:{within.name}")
         return [Target(kind, path, name)]

@@ -30,6 +30,7 @@ class Frames:
     """Frames lying in `data` at `offsets` (typecode 'Q', byte offsets of their headers); `count` of them.
 
     `view` is `data` as bytes; while it lives, a mapping under it cannot be closed: call `release` first.
+    Offsets of frames out of networks need not ascend: a frame is put together where there was room for it.
     `offsets` may be longer than `count`, so that a walker can reuse one array. `heads`: what their heads say,
     where somebody has read all of them already (`wire.heads`).
     """
@@ -53,6 +54,13 @@ class Frames:
         """Give each frame, copied out and its trailer taken off; nothing is judged."""
         for index in range(self.count):
             yield self.frame(index)
+
+    @property
+    def spread(self) -> int:
+        """Bytes from the first header in `data` to the last one; 0 without frames."""
+        import numpy as np
+
+        return int(np.ptp(np.asarray(self.offsets)[: self.count])) if self.count else 0
 
     def header(self, index: int) -> Header:
         """The header of frame `index`."""

@@ -137,7 +137,14 @@ STATEMENTS: Final = (
 )
 
 FUNCTIONS: Final = (
-    Word("str", "str(p), str(p, n)", "the text at p, of less than n bytes", True, 1, 2),
+    Word(
+        "str",
+        "str(p), str(p, n)",
+        "the text at p, of less than n bytes; empty where n is 0 or negative",
+        True,
+        1,
+        2,
+    ),
     Word("buf", "buf(p, n)", "n bytes at p", True, 1, 2),
     Word("ntop", "ntop(address), ntop(family, address)", "a network address", True, 1, 2),
     Word("macaddr", "macaddr(address)", "an Ethernet address", True, 1, 1),
@@ -203,7 +210,14 @@ FUNCTIONS: Final = (
     Word("kaddr", 'kaddr("name")', "the address of a kernel symbol", True, 1, 1),
     Word("strcontains", "strcontains(text, part)", "whether a text contains another", True, 2, 2),
     Word("strstr", "strstr(text, part)", "where a text contains another, -1 where it does not", True, 2, 2),
-    Word("find", "find(@map, key, $x)", "whether a map has a key; $x has the value then", True, 3, 3),
+    Word(
+        "find",
+        "find(@map, key, $x)",
+        "whether a map has a key; $x, declared before (`let $x;`), has the value then",
+        True,
+        3,
+        3,
+    ),
     Word("is_literal", "is_literal(x)", "whether x is written as a number or a text", True, 1, 1),
     Word("usdt_arg", "usdt_arg(0)", "an argument of a usdt probe, as an address", True, 1, 1),
     Word("memcmp", "memcmp(a, b, n)", "0 where the first n bytes at two places are the same", True, 3, 3),
