@@ -21,6 +21,8 @@ from kwire.btf.members import locate
 from kwire.btf.types import Kind
 from kwire.kernel.binaries import binary
 
+ROOT = Path(__file__).parents[2]
+
 pytest.importorskip("elftools", reason="pyelftools is not installed")
 
 SOURCE = r"""
@@ -133,6 +135,19 @@ def test_what_a_compiler_does_not_pass_is_no_argument(base: Btf, tmp_path: Path)
     assert found["given"] == ["int x", "int unused", "int y"]
     assert found["main"] == ["int count", "char **words"]
     assert list(kept) == [path]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="assembly of x86-64")
+def test_an_argument_that_clang_takes_away_is_none(base: Btf, tmp_path: Path) -> None:
+    """The function keeps its name; addresses are numbers of a table, as in DWARF 5."""
+    if not shutil.which("gcc"):
+        pytest.skip("there is no assembler")
+    program = tmp_path / "own"
+    subprocess.run(["gcc", "-o", program, ROOT / "tests/data/dead_argument.s"], check=True)
+    [symbol] = binary(str(program)).functions["work"]
+    btf = function_types(str(program), "work", symbol.address, base)
+    params = btf.proto(btf.find("work", Kind.FUNC)).params
+    assert [spell(btf, one.type, one.name) for one in params] == ["int k", "const char *s"]
 
 
 def test_members_lie_where_the_compiler_puts_them(program: Path, base: Btf, tmp_path: Path) -> None:

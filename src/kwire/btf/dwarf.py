@@ -11,7 +11,7 @@ Source: the DWARF standard, version 5, chapters 2 to 6; the kernel's Documentati
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import takewhile
 
@@ -143,8 +143,8 @@ def _found(debug: Any, address: int) -> tuple[Any, Any] | None:
 
 
 def _address(unit: Any, attribute: Any) -> int:
-    if attribute.form.startswith("DW_FORM_addrx"):
-        return int(unit.dwarfinfo.get_addr(unit, attribute.value))
+    if attribute.form.startswith("DW_FORM_addrx"):  # since pyelftools 0.32 `value` is the address itself
+        return int(unit.dwarfinfo.get_addr(unit, attribute.raw_value))
     return int(attribute.value)
 
 
@@ -389,14 +389,26 @@ def _passed(unit: Any, function: Any, copied: bool) -> list[Any]:
     """
     children = list(function.iter_children())
     parameters = [child for child in children if child.tag == "DW_TAG_formal_parameter"]
-    places = {one.offset: _parts(unit, function, one, copied) for one in parameters}
-    if not copied and all(all(parts) for parts in places.values()):
-        return children
     registers = REGISTERS.get(unit.dwarfinfo.config.machine_arch, ())
+    places = {one.offset: _parts(unit, function, one, copied) for one in parameters}
+    if not copied and _fewer(places.values(), registers):  # as clang does, by the same name
+        places = {one.offset: _parts(unit, function, one, True) for one in parameters}
+    elif not copied and all(all(parts) for parts in places.values()):
+        return children
     left = {offset: parts for offset, parts in places.items() if any(parts)}
     first = takewhile(lambda pair: left[pair[0]] == [pair[1]], zip(left, registers, strict=False))
     kept = {offset for offset, _ in first}
     return [child for child in children if child.offset not in places or child.offset in kept]
+
+
+def _fewer(places: Iterable[list[str]], registers: Sequence[str]) -> bool:
+    """Whether an argument is in a register of an earlier one, as of those before it not all are passed."""
+    before = 0
+    for first, *_ in places:
+        if first in registers and registers.index(first) < before:
+            return True
+        before += first == SOMEWHERE or first in registers
+    return False
 
 
 def _parts(unit: Any, function: Any, parameter: Any, copied: bool) -> list[str]:
