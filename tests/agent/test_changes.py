@@ -608,3 +608,34 @@ def test_what_a_listening_agent_lists_changes_without_a_gap(world: World, kind: 
     expected = {"getppid": world.load.calls["getppid"], "getuid": 2000, "getgid": 2000}
     assert world.stored() == expected
     assert told["lost"] == 0
+
+
+def trace_process(agent: int) -> int:
+    """The one process of a listening agent's launcher that is nobody's."""
+    ids, found = [agent], list[int]()
+    while ids:
+        pid = ids.pop()
+        own = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ids += map(int, own)
+        found += [int(one) for one in own if pid != agent and os.stat(f"/proc/{one}").st_uid]
+    [only] = found
+    return only
+
+
+def test_probes_that_a_listening_agent_takes_away_leave_no_descriptors(world: World) -> None:
+    """Of those that joined later, too: their rings, maps and programs go when the last of them does."""
+    listening(world, STAYS)
+    agent = Verb(world.path, "agent", "--config", str(world.file))
+    world.verbs.append(agent)
+    until(lambda: "listening at" in agent.errors)
+    world.verbs.append(Verb(world.path, "collect", "--from", world.address, "-w", str(world.captures)))
+    traces(world, agent)
+    held, changes = list[int](), 1
+    for _ in range(3):
+        for probes in ((STAYS, COMES), (STAYS,)):
+            listening(world, *probes)
+            agent.hup()
+            changes += 1
+            traces(world, agent, changes)
+        held.append(len(os.listdir(f"/proc/{trace_process(agent.process.pid)}/fd")))
+    assert held[0] == held[1] == held[2]

@@ -74,6 +74,16 @@ def test_the_same_is_not_said_again_at_once() -> None:
     assert lines == ["the disk is full", "1 more line like these", "the disk is full"]
 
 
+def test_what_became_of_a_signal_is_told_each_time() -> None:
+    clock, lines = Clock(), Said()
+    news = RateLimitedLog(clock, lines)
+    for number in range(1000):
+        news.say(f"peer {number} is gone", "session_lost")
+    for _ in range(3):
+        news.say("agent.toml is read again", "configuration")
+    assert lines[BURST:] == ["agent.toml is read again"] * 3
+
+
 def test_what_was_held_back_is_told_at_the_end() -> None:
     lines = Said()
     news = RateLimitedLog(Clock(), lines)

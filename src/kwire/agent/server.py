@@ -142,6 +142,7 @@ class Client(Handler):
             try:
                 self._asking = self.peer.session.request({"op": "join"}, self._server.loop.now())
             except KwireError:  # it has not answered what it was asked before
+                self._changing = False
                 return False
             self.peer.flush()
         return True
@@ -169,10 +170,10 @@ class Client(Handler):
         self._has, self._changing = tuple(told["listed"]), False
         if told["problem"]:
             self._server.say(f"{self.name}: {told['problem']}; its trace goes on as it was", "configuration")
-            return
-        new = f", {plural(told['new'], 'new probe')}" if told["new"] else ""
-        gone = f", {plural(told['gone'], 'probe')} taken away" if told["gone"] else ""
-        self._server.say(f"{self.name} traces what is listed now{new}{gone}", "trace_changed")
+        else:
+            new = f", {plural(told['new'], 'new probe')}" if told["new"] else ""
+            gone = f", {plural(told['gone'], 'probe')} taken away" if told["gone"] else ""
+            self._server.say(f"{self.name} traces what is listed now{new}{gone}", "trace_changed")
         if self._wants != self._aim and not self.go_by(self._wants):
             self.stop()
 
@@ -207,7 +208,7 @@ class Client(Handler):
         trace_process = self.trace_process = Channel(self._server.launcher.start())
         self._number, self._traces = number, operation == "trace"
         self.listed = not any(body.get(name) for name in ("probes", "functions", "script"))
-        self._has, self._changing = (), False
+        self._has, self._changing, self._asking = (), False, 0
         if self.listed and (grant := self._server.policy.grant(*self.who)) is not None:
             self._has = self._wants = grant.listed
         trace_process.tell(

@@ -182,9 +182,16 @@ def _answer(
                 following.close()
                 return None
             if child == 0:
-                _close((*own, following))
-                additions.answer(asking, other, rules)
-                os._exit(0)
+                status = 1
+                try:
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    _close((*own, following))
+                    additions.answer(asking, other, rules)
+                    status = 0
+                except OSError:
+                    pass  # who asked has gone
+                finally:
+                    os._exit(status)
         return following
     return None
 
@@ -248,6 +255,18 @@ class _Part(NamedTuple):
     listed: tuple[str, ...]
     before: int
 
+    @property
+    def produced(self) -> dict[int, int]:
+        """Events by probe, under the numbers that its session knows."""
+        each = self.recording.recorder.produced
+        return {probe + self.before: count for probe, count in each.items()}
+
+    @property
+    def attached(self) -> int:
+        """How many of its probes are there."""
+        recorder = self.recording.recorder
+        return len(recorder.plan.asked_by) - len(recorder.removed)
+
     def without(self, listed: Sequence[str]) -> set[int]:
         """The probes that none of these specs has asked for, and that are there."""
         recorder = self.recording.recorder
@@ -267,6 +286,7 @@ class _TraceProcess:
         self.more = more
         self.parts: list[_Part] = []
         self.probes = 0  # how many are described
+        self.produced: dict[int, int] = {}  # of the parts that have ended: events by probe
         self.question: dict[str, Any] = {}
         self.tasks: list[int] = []  # the map of processes that are traced, where they were chosen
         self.stays: tuple[str, ...] = ()  # of what is listed, once what is asked for is there
@@ -362,7 +382,8 @@ class _TraceProcess:
         if not more:
             self._go_by(0)
             return
-        question = self.question | {"listed": self.listed, "probes": self.probes}
+        attached = sum(part.attached for part in self.parts)
+        question = self.question | {"listed": self.listed, "probes": attached}
         try:
             handing.send(self.more, json.dumps(question).encode(), self.tasks)
         except OSError:
@@ -412,7 +433,7 @@ class _TraceProcess:
 
     def _go_by(self, new: int) -> None:
         """Take away what is of none of the specs that stay, and tell the server."""
-        gone = 0
+        gone, parts = 0, list[_Part]()
         for at, part in enumerate(self.parts):
             recorder = part.recording.recorder
             going = part.without(self.stays)
@@ -421,8 +442,12 @@ class _TraceProcess:
                 recorder.take_away(going)
                 if at and len(recorder.removed) == len(recorder.plan.asked_by):
                     part.recording.end("its probes were taken away")
+                    self.produced |= part.produced
+                    recorder.close()
+                    continue
             stays = tuple(spec if spec in self.stays else "" for spec in part.listed)
-            self.parts[at] = part._replace(listed=stays)
+            parts.append(part._replace(listed=stays))
+        self.parts = parts
         self._round()
         self._told_changed(new, gone, "")
 
@@ -441,11 +466,10 @@ class _TraceProcess:
         """Hand over the last of it."""
         assert self.sink is not None
         assert self.recording is not None
-        recorder, produced = self.recording.recorder, dict[int, int]()
+        recorder, produced = self.recording.recorder, dict(self.produced)
         for part in self.parts:
             part.recording.end(why)
-            each = part.recording.recorder.produced
-            produced |= {probe + part.before: count for probe, count in each.items()}
+            produced |= part.produced
         if not self.ended and self.sink.finish(produced):
             self.ended = True
             told: dict[str, Any] = {"op": "ended", "why": why}

@@ -1,9 +1,10 @@
 """What a process that serves others tells people as it happens, a line each, at a bounded rate.
 
 Invariants: at most `BURST` lines at once and `RATE` a second in the long run; the same line, but for the port
-of an address, is not said twice within `AGAIN` seconds; what was held back is counted, and said as soon as
-there is room. A trouble that comes again and again (`Recurring`) is told when it is new, and then more and
-more seldom, with how often it came: never in silence, never every time.
+of an address, is not said twice within `AGAIN` seconds, but for what answers an administrator (`ANSWERS`);
+what was held back is counted, and said as soon as there is room. A trouble that comes again and again
+(`Recurring`) is told when it is new, and then more and more seldom, with how often it came: never in silence,
+never every time.
 """
 
 import re
@@ -16,6 +17,9 @@ RATE: Final = 2.0
 BURST: Final = 20
 AGAIN: Final = 10.0
 MOST: Final = 256  # lines remembered
+
+ANSWERS: Final = frozenset({"configuration", "trace_changed"})
+"""Events that tell what became of a SIGHUP: each is waited for, and no peer can cause them."""
 
 FIRST: Final = 60.0
 LONGEST: Final = 3600.0
@@ -54,12 +58,13 @@ class RateLimitedLog:
             return
         now, key = self._clock.now(), _PORT.sub("", text)
         self._fill(now)
-        if self._credit < 1 or now - self._said.get(key, -AGAIN) < AGAIN:
+        repeated = now - self._said.get(key, -AGAIN) < AGAIN
+        if event not in ANSWERS and (self._credit < 1 or repeated):
             self._left += 1
             self._wait()
             return
         self._tell_left()
-        self._credit -= 1
+        self._credit = max(self._credit - 1, 0.0)
         self._said.pop(key, None)
         self._said[key] = now
         if len(self._said) > MOST:
