@@ -610,6 +610,14 @@ def test_what_a_listening_agent_lists_changes_without_a_gap(world: World, kind: 
     assert told["lost"] == 0
 
 
+def listening_agent(world: World) -> Verb:
+    """An agent of what is configured, once it listens."""
+    agent = Verb(world.path, "agent", "--config", str(world.file))
+    world.verbs.append(agent)
+    until(lambda: "listening at" in agent.errors)
+    return agent
+
+
 def trace_process(agent: int) -> int:
     """The one process of a listening agent's launcher that is nobody's."""
     ids, found = [agent], list[int]()
@@ -625,9 +633,7 @@ def trace_process(agent: int) -> int:
 def test_probes_that_a_listening_agent_takes_away_leave_no_descriptors(world: World) -> None:
     """Of those that joined later, too: their rings, maps and programs go when the last of them does."""
     listening(world, STAYS)
-    agent = Verb(world.path, "agent", "--config", str(world.file))
-    world.verbs.append(agent)
-    until(lambda: "listening at" in agent.errors)
+    agent = listening_agent(world)
     world.verbs.append(Verb(world.path, "collect", "--from", world.address, "-w", str(world.captures)))
     traces(world, agent)
     held, changes = list[int](), 1
@@ -639,3 +645,17 @@ def test_probes_that_a_listening_agent_takes_away_leave_no_descriptors(world: Wo
             traces(world, agent, changes)
         held.append(len(os.listdir(f"/proc/{trace_process(agent.process.pid)}/fd")))
     assert held[0] == held[1] == held[2]
+
+
+def test_a_collector_that_fetches_goes_on_with_an_agent_that_was_begun_anew(world: World) -> None:
+    """Both ended while the agent traced: the session before is known to no agent any more."""
+    listening(world, STAYS)
+    for captures in range(1, 3):
+        agent = listening_agent(world)
+        collector = Verb(world.path, "collect", "--from", world.address, "-w", str(world.captures))
+        world.verbs.append(collector)
+        traces(world, agent)
+        world.load.call("getppid")
+        collector.end()
+        agent.end()
+        assert len(list(world.captures.glob("*.pcapng"))) == captures

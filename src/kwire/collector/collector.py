@@ -117,6 +117,7 @@ class Collector(Handler):
         """Connections after the first of each session."""
         self._held = 0  # bytes that wait for the disk
         self._left: dict[bytes, str] = {}  # tokens of sessions that a failure ended → their address
+        self._passed_over: set[bytes] = set()  # of those that the agents they began with do not know any more
         self._pair = (time.monotonic_ns(), time.time_ns())
         for store in self.storage.recover():
             for stored_session in store.stored_sessions.values():
@@ -179,7 +180,9 @@ class Collector(Handler):
         """  # fmt: skip
         origin = str(address)
         for stored_session in self.storage.unfinished():
-            if stored_session.about.get("origin") == origin and stored_session.token not in self.tokens:
+            if stored_session.token in self.tokens or stored_session.token in self._passed_over:
+                continue
+            if stored_session.about.get("origin") == origin:
                 return self._make("", origin, origin, stored_session.token, stored_session, address.datagrams)
         return self._make("", origin, origin, b"", None, address.datagrams)
 
@@ -603,6 +606,8 @@ class Collector(Handler):
             known = self.storage.remembered(collected_session.session.token)
             if over and known is not None and not known.frames:
                 self.storage.disregard(known)
+            elif over and collected_session.origin:  # the agent was begun anew since: the next session is new
+                self._passed_over.add(collected_session.session.token)
             return
         if not store.closed:
             if over and not collected_session.held:
