@@ -341,11 +341,14 @@ class Intake:
         each.over = True
         if len(self._forgotten) >= MOST_FORGOTTEN:
             del self._forgotten[next(iter(self._forgotten))]
-        self._forgotten[each.session] = set()
+        self._forgotten.setdefault(each.session, set())
         waiting = list(each.waiting.values())
         self._let_go(each, list(each.waiting))
-        await self._broker.there(partial(self._abandon, each))
-        self.sessions.pop(each.session, None)
+        try:
+            await self._broker.there(partial(self._abandon, each))
+        finally:  # where the connection ends, too
+            if self.sessions.get(each.session) is each:
+                del self.sessions[each.session]
         await self._refuse(each.session, waiting)
 
     async def _refuse(self, session: str, messages: Sequence[_Message]) -> None:
@@ -354,13 +357,13 @@ class Intake:
         for message in messages:
             if message.handle is None:
                 continue
-            await message.handle.term()
             if message.place not in counted:  # which is its number
                 counted.add(message.place)
                 events = sum((lost_between(message.span) or {}).values())
                 host = names.host_of(message.handle.subject)
                 first = len(counted) == 1
                 self._broker.post(partial(self._count_refused, host, session, events, first))
+            await message.handle.term()
 
     async def _some(self, connection: Connection, each: _Session) -> None:
         """One batch of what waits."""
