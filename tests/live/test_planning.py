@@ -96,6 +96,14 @@ def test_each_shape_of_event_has_a_number_and_a_schema() -> None:
     assert shares == [(), tuple(together), (), (), tuple(names[4:]), (), ()]
 
 
+def test_a_plan_that_is_made_anew_follows_no_processes_where_the_one_before_did_not() -> None:
+    """Another trace keeps the map of processes; it would be kept twice."""
+    plan = make_plan(["tracepoint:sched:sched_switch(next_pid)"])._replace(following=())
+    fresh = plan._replace(following=("any program",))
+    one = plan._replace(again=lambda causes: fresh, anew=lambda: fresh)
+    assert one.without({}).following == one.looked_up().following == ()
+
+
 def test_all_that_is_wrong_in_the_probes_of_a_file_is_told_at_once() -> None:
     text = "\n".join(
         [

@@ -121,12 +121,14 @@ class Plan(NamedTuple):
         return self._as_told(self.anew())
 
     def _as_told(self, fresh: "Plan") -> "Plan":
-        """Another plan, its schemas of the machine and the moment that ours tell of."""
+        """Another plan, its schemas of the machine and the moment that ours tell of; where ours follows no
+        processes by itself, neither does it.
+        """
         old = self.schemas[0]
         schemas = (
             schema._replace(clock=old.clock, host=old.host, kernel=old.kernel) for schema in fresh.schemas
         )
-        return fresh._replace(schemas=tuple(schemas))
+        return fresh._replace(schemas=tuple(schemas), following=self.following)
 
 
 class About(NamedTuple):
