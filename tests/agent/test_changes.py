@@ -22,6 +22,7 @@ import pytest
 from brokers import Server, free_ports, init, needed
 from waiting import PATIENCE, until
 
+from kwire.cli.collect import TICK
 from kwire.transport.certs import make_certs
 
 LIMITED = ["sh", "-c", 'ulimit -n "$0"; exec "$@"']
@@ -148,8 +149,12 @@ class Verb:
         return self.process.poll() is not None
 
     def end(self, number: signal.Signals = signal.SIGINT) -> dict[str, Any]:
-        """Its summary, once it has ended as it should."""
+        """End it; its summary, once it has ended as it should."""
         self.process.send_signal(number)
+        return self.summary()
+
+    def summary(self) -> dict[str, Any]:
+        """What it prints at its end, which is as it should be."""
         output, _ = self.process.communicate(timeout=60)
         assert "Traceback" not in self.errors, self.errors
         assert self.process.returncode == 0, self.errors
@@ -661,3 +666,21 @@ def test_a_collector_that_fetches_goes_on_with_an_agent_that_was_begun_anew(worl
         collector.end()
         agent.end()
         assert len(list(world.captures.glob("*.pcapng"))) == captures
+
+
+def test_a_collector_that_ends_waits_for_the_last_of_its_traces(world: World) -> None:
+    """Also when that takes the agent longer than the collector's looks around."""
+    listening(world, STAYS)
+    agent = listening_agent(world)
+    collector = Verb(world.path, "collect", "--from", world.address, "-w", str(world.captures))
+    world.verbs.append(collector)
+    traces(world, agent)
+    world.load.call("getppid")
+    tracing = trace_process(agent.process.pid)
+    os.kill(tracing, signal.SIGSTOP)
+    collector.process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    until(lambda: collector.ended or time.monotonic() > asked + 3 * TICK)
+    os.kill(tracing, signal.SIGCONT)
+    collector.summary()
+    assert world.stored() == {"getppid": 1000}

@@ -85,8 +85,8 @@ AT_ONCE = frozenset(
 TICK = 0.5
 """Seconds between two looks at the limits, and two reports of progress."""
 
-LAST_WORDS = 3.0
-"""Seconds that agents have to end the traces that we asked for."""
+LAST_WORDS = 10.0
+"""Seconds that agents have to end the traces that we asked for, as many as they give these themselves."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -400,7 +400,7 @@ class Run:
         self._keep_known()
         if self.args.count is not None and collector.events >= self.args.count:
             self.end()
-        others = self.listeners or self.broker is not None
+        others = self.listeners or self.broker is not None or self.ending  # which has a time of its own
         if all(connector.closed for connector in self.connectors) and not others:
             self.loop.stop()
         if lines.are_seen() and not self.args.verbose:
