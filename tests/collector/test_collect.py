@@ -30,6 +30,7 @@ from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.connect import Connector, connect
+from kwire.transport.half_open import Limits
 from kwire.transport.listen import Listener, listen
 from kwire.transport.peer import Peer
 from kwire.wire.control import Role
@@ -242,6 +243,48 @@ def test_a_session_that_expired_is_closed_and_can_still_go_on(site: Site) -> Non
     site.close()
     summary = collector.summary()
     assert (summary["events"], summary["sessions"], summary["unproven"]) == (200, 1, 0)
+
+
+def test_a_source_that_is_refused_as_there_are_too_many_leaves_nothing_behind(site: Site) -> None:
+    collector = site.open()
+    site.listener.close()
+    site.listener = site.listen(site.address, limits=Limits(sessions=1))
+    first, second = Source("one"), Source("two")
+    peer = site.connect(first).peer
+    first.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    other = site.connect(second).peer
+    second.give(100, other)
+    site.until(lambda: any("too many sessions" in line for line in site.said))
+    assert (collector.begun, len(collector.collected_sessions), len(collector.tokens)) == (1, 1, 1)
+    assert [one.token for one in collector.storage.all()] == [peer.session.token]
+    first.finish(peer)
+    site.until(lambda: first.ended is not None)
+    second.finish(other)
+    site.until(lambda: second.ended is not None and not collector.collected_sessions)
+    assert collector.begun == 2
+    assert [complete(path) for path in site.captures()] == [100, 100]
+    site.close()
+
+
+def test_a_session_that_is_known_stays_known_where_its_source_is_refused(site: Site) -> None:
+    site.open()
+    source = Source("one")
+    peer = site.connect(source).peer
+    source.give(100, peer)
+    site.until(lambda: peer.session.unacknowledged == 0)
+    site.close()
+    collector = site.open()
+    site.listener.close()
+    site.listener = site.listen(site.address, limits=Limits(sessions=0))
+    site.until(lambda: any("too many sessions" in line for line in site.said))
+    assert not collector.collected_sessions
+    site.listener.close()
+    site.listener = site.listen(site.address)
+    source.finish(peer)
+    site.until(lambda: source.ended is not None and not collector.collected_sessions)
+    assert (collector.begun, complete(site.captures()[0])) == (0, 100)
+    site.close()
 
 
 def test_nobody_takes_over_the_session_of_another(site: Site) -> None:
@@ -656,6 +699,25 @@ def test_a_collector_that_comes_back_to_a_listening_agent_asks_for_no_second_tra
     assert complete(site.captures()[0]) == 200
     site.close()
     listener.close()
+
+
+def test_a_session_of_an_agent_begun_anew_is_tried_once_and_then_over(site: Site) -> None:
+    """Each collector tries the one that it finds open, and none of those that are over."""
+    for life in range(4):
+        anew = Answering("web1")
+        site.open()
+        listener, connector = fetching(site, anew)
+        tried = connector.peer.session.token
+        site.until(lambda: site.collector.events == 100)
+        assert len(site.captures()) == life + 1
+        assert (connector.peer.session.token != tried) is (life > 0)
+        connector.close()
+        site.close()
+        listener.close()
+        assert anew.peer is not None
+        anew.peer.detach("the agent ends")
+        assert [one.done for one in site.collector.storage.all()].count(False) == 1
+    assert [verify_file(str(path)).totals.stored for path in site.captures()] == [100] * 4
 
 
 def test_an_agent_that_refuses_is_said(site: Site) -> None:

@@ -112,6 +112,12 @@ class Client(Handler):
         self._drop()
         self._server.forget(self)
 
+    def unwanted(self, session: Session) -> None:
+        """It may not come: nothing is left of one that was never there."""
+        if self.peer is None:
+            self._server.sessions -= 1
+            self._server.forget(self)
+
     # ------------------------------------------------------------------ the trace process
 
     @property

@@ -9,6 +9,7 @@ known, for `PATIENCE` at most. What people should know at once goes through `say
 "disk" (full, or not any more) and "gone" (stored events whose capture was taken away).
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -117,7 +118,7 @@ class Collector(Handler):
         """Connections after the first of each session."""
         self._held = 0  # bytes that wait for the disk
         self._left: dict[bytes, str] = {}  # tokens of sessions that a failure ended → their address
-        self._passed_over: set[bytes] = set()  # of those that the agents they began with do not know any more
+        self._passed_over: set[bytes] = set()  # of those that have ended, which the disk has not taken yet
         self._pair = (time.monotonic_ns(), time.time_ns())
         for store in self.storage.recover():
             for stored_session in store.stored_sessions.values():
@@ -364,6 +365,25 @@ class Collector(Handler):
                 )
         self.finished()
 
+    def unwanted(self, session: Session) -> None:
+        """Take back what was made for a HELLO that is refused; what a checkpoint knew before stays."""
+        collected_session = self.collected_sessions.get(session)
+        if collected_session is None or collected_session.peer is not None or collected_session.origin:
+            return
+        self._forget(collected_session)
+        if not collected_session.resumed:
+            self.begun -= 1
+            with contextlib.suppress(CheckpointError):  # then it is remembered a while
+                self._disregard(session.token)
+
+    def _disregard(self, token: bytes) -> bool:
+        """Forget what a checkpoint remembers of a session that has delivered nothing; whether it was so."""
+        known = self.storage.remembered(token)
+        if known is None or known.frames:
+            return False
+        self.storage.disregard(known)
+        return True
+
     def failed(self, peer: Peer) -> None:
         """We failed at this session: what was not committed of it is not known to be sound. The next time it
         waits longer until it may come back.
@@ -576,7 +596,7 @@ class Collector(Handler):
             [
                 collected_session
                 for collected_session in self.collected_sessions.values()
-                if collected_session.store is store
+                if collected_session.store is store and store is not None
             ],
             why,
         )
@@ -603,11 +623,8 @@ class Collector(Handler):
         store, stored_session = collected_session.store, collected_session.stored_session
         if store is None or stored_session is None:
             self._forget(collected_session)
-            known = self.storage.remembered(collected_session.session.token)
-            if over and known is not None and not known.frames:
-                self.storage.disregard(known)
-            elif over and collected_session.origin:  # the agent was begun anew since: the next session is new
-                self._passed_over.add(collected_session.session.token)
+            if over and not self._disregard(collected_session.session.token) and collected_session.origin:
+                self._finish_before(collected_session)
             return
         if not store.closed:
             if over and not collected_session.held:
@@ -616,6 +633,27 @@ class Collector(Handler):
                 store.close()
         self._tally(collected_session)
         self._forget(collected_session)
+        if store.closed:
+            self.storage.forget(store)
+        else:
+            self.storage.soon(store)
+
+    def _finish_before(self, collected_session: CollectedSession) -> None:
+        """An agent that listens was begun anew since a collector before us had its session, which is over
+        then: the next one is new, also at later collectors. Where the disk does not take that, at this one.
+        """
+        token, store = collected_session.session.token, None
+        try:
+            known = self.storage.remembered(token)
+            if known is None:
+                return
+            store, stored_session = self.storage.open(token, known.about)
+            self.storage.finish(store, stored_session)
+        except (CaptureError, CheckpointError) as error:
+            self.fail(store, error)
+            self._passed_over.add(token)
+            return
+        collected_session.store, collected_session.stored_session = store, stored_session  # for what is said
         if store.closed:
             self.storage.forget(store)
         else:

@@ -264,6 +264,8 @@ class Listener:
             why = no_common_version(hello.versions)
             session = None if why else self._choose(hello, transport.identity, transport.name)
             why = why or self._objection(session, transport, host)
+            if session is not None and why and session not in self.peers:
+                self._handler_for(session).unwanted(session)
         except SupersededError as error:
             session, why, refuse = None, error.cause, superseded
         except KwireError as error:

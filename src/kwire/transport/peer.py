@@ -65,6 +65,11 @@ class Handler:
     def closed(self, peer: Peer, why: str) -> None:
         """The session has ended, for good."""
 
+    def unwanted(self, session: Session) -> None:
+        """A HELLO that was given this session is refused after all, as there are too many: where it was made
+        for that HELLO, nobody comes for it.
+        """
+
 
 class Peer:
     """One session, on one transport at a time. `session`, `handler` and `loop` may be used by anybody."""
