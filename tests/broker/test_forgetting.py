@@ -133,6 +133,40 @@ def test_of_an_agent_that_may_come_back_all_is_kept_until_it_is_forced(
     assert keys(server.url) == []
 
 
+def test_what_a_forgetting_that_was_interrupted_left_goes_with_the_next(
+    server: Server, tmp_path: Path
+) -> None:
+    """Killed between the entry and the messages: these are found by their subjects."""
+    agent(server.url, "0.1", name="web.1")
+    agent(server.url, "0.1", name="db1")
+    [(session, count)] = published(server.url, "web-1").items()
+    with_bucket(server.url, lambda connection: connection.remove(session_key(session)))
+    done = kwire("fleet", "forget", server.url, "web.1")
+    assert f"{count} messages of it are still to be collected" in done.stderr
+    [told] = json.loads(kwire("fleet", "forget", server.url, "web.1", "--force", "--json").stdout)
+    assert (told["session"], told["messages"], told["uncollected"]) == (session, count, count)
+    agent(server.url, "0.1", name="web.1")
+    fleet = Fleet(tmp_path, server.url)
+    job = fleet.collect()
+    until(lambda: fleet.said.read_text().count("has ended: ") == 2, fleet.said.read_text)
+    until(lambda: waits_for(server.url) == 0)
+    [other] = published(server.url, "web-1")
+    with_bucket(server.url, lambda connection: connection.remove(session_key(other)))
+    [told] = json.loads(kwire("fleet", "forget", server.url, other[:8], "--json").stdout)
+    assert (told["host"], told["session"], told["uncollected"]) == ("web-1", other, 0)
+    assert published(server.url, "web-1") == {}
+    assert len(published(server.url, "db1")) == 1
+    assert len([key for key in keys(server.url) if other in key or session in key]) == 0
+    job.send_signal(signal.SIGINT)
+    job.communicate()
+
+
+def published(url: str, host: str) -> dict[str, int]:
+    """Sessions of a host → messages of them in the stream."""
+    found = with_bucket(url, lambda connection: connection.subjects("KWIRE", f"kwire.{host}.*"))
+    return {subject[-32:]: count for subject, count in found.items()}
+
+
 def put_session(url: str, session: str, touched: int, claims: Claims | None = None) -> None:
     """A session as the bucket has it, of which the stream has nothing."""
 

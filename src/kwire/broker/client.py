@@ -115,15 +115,20 @@ class Connection:
 
     async def keys(self) -> list[str]:
         """All keys of the bucket; no consumer is made for it, that the servers would keep for a while."""
-        prefix, found = f"$KV.{BUCKET}.", list[str]()
+        prefix = f"$KV.{BUCKET}."
+        return [subject.removeprefix(prefix) for subject in await self.subjects(f"KV_{BUCKET}", f"{prefix}>")]
+
+    async def subjects(self, stream: str, wanted: str) -> dict[str, int]:
+        """The subjects of a stream of which it has messages, and how many. BrokerError."""
+        found: dict[str, int] = {}
         while True:
-            question = json.dumps({"subjects_filter": f"{prefix}>", "offset": len(found)}).encode()
-            answer = await self.nc.request(f"$JS.API.STREAM.INFO.KV_{BUCKET}", question, timeout=TIMEOUT)
+            question = json.dumps({"subjects_filter": wanted, "offset": len(found)}).encode()
+            answer = await self.nc.request(f"$JS.API.STREAM.INFO.{stream}", question, timeout=TIMEOUT)
             told = json.loads(answer.data)
             if "error" in told:
-                raise BrokerError("list", f"bucket {BUCKET}", str(told["error"].get("description")))
+                raise BrokerError("list", f"stream {stream}", str(told["error"].get("description")))
             page = told["state"].get("subjects") or {}
-            found += [subject.removeprefix(prefix) for subject in page]
+            found |= page
             if not page or len(found) >= told.get("total", 0):
                 return found
 

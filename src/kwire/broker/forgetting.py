@@ -112,40 +112,72 @@ class Forgotten(NamedTuple):
 
 
 async def forget(connection: Connection, address: BrokerAddress, which: str, force: bool) -> list[Forgotten]:
-    """Remove all that the broker has of a host, by its name, or of a session. BrokerError where there is
-    none, or its agent may be there, or messages are still to be collected and `force` is not given.
+    """Remove all that the broker has of a host, by its name, or of a session; also what a removal that was
+    interrupted has left. BrokerError where there is nothing, or its agent may be there, or messages are
+    still to be collected and `force` is not given.
     """
     found = await overview(connection, address, 0.0, await connection.now())
-    chosen = _chosen(found.sessions, which)
-    if not chosen:
-        cause = "there is no such host or session at the broker"
-        raise BrokerError("forget", which, cause, f"kwire fleet status --all {address} shows them")
     groups = {one.name for one in found.groups}
-    waiting = {one.session: _uncollected(one, groups) for one in chosen}
-    if not force:
-        for one in chosen:
-            _check(one, waiting[one.session], which)
-    told = []
+    every = [_Candidate(one.host, one.session, _uncollected(one, groups), one) for one in found.sessions]
     try:
-        for one in chosen:
-            subject = f"{names.PREFIX}.*.{one.session}"
-            info = await connection.js.stream_info(names.STREAM, subjects_filter=subject)
-            messages = sum((info.state.subjects or {}).values())
-            await connection.remove(names.session_key(one.session))
-            await connection.js.purge_stream(names.STREAM, subject=subject)
-            await remove(connection, one.session)
-            told.append(Forgotten(one.host, one.session, messages, min(waiting[one.session], messages)))
+        every += await _remains(connection, {one.session for one in every})
+        chosen = _chosen(every, which)
+        if not chosen:
+            cause = "there is no such host or session at the broker"
+            raise BrokerError("forget", which, cause, f"kwire fleet status --all {address} shows them")
+        if not force:
+            for one in chosen:
+                _check(one, which)
+        return [await _forget(connection, one) for one in chosen]
     except KwireError:
         raise
     except Exception as error:
         raise BrokerError("forget", which, plain(error)[0]) from None
-    return told
 
 
-def _chosen(sessions: Iterable[SessionView], which: str) -> list[SessionView]:
+class _Candidate(NamedTuple):
+    """What may be forgotten: a session, by the name of its host, and messages that a group has not collected.
+    `view`: how it is; None: its entry is gone, and the host is a token of a subject.
+    """
+
+    host: str
+    session: str
+    waiting: int
+    view: SessionView | None
+
+
+async def _forget(connection: Connection, one: _Candidate) -> Forgotten:
+    """Remove a session: its entry first, its claims last."""
+    subject = f"{names.PREFIX}.*.{one.session}"
+    messages = sum((await connection.subjects(names.STREAM, subject)).values())
+    await connection.remove(names.session_key(one.session))
+    await connection.js.purge_stream(names.STREAM, subject=subject)
+    await remove(connection, one.session)
+    return Forgotten(one.host, one.session, messages, min(one.waiting, messages))
+
+
+async def _remains(connection: Connection, known: set[str]) -> list[_Candidate]:
+    """Sessions whose entry was removed and of which the stream has messages still."""
+    found = []
+    there = await connection.subjects(names.STREAM, names.SUBJECTS)
+    floors: list[int] | None = None
+    for subject, messages in there.items():
+        session = names.session_of(subject)
+        if not session or session in known or (await connection.get(names.session_key(session)))[1]:
+            continue
+        if floors is None:
+            groups = await connection.js.consumers_info(names.STREAM)
+            floors = [one.ack_floor.stream_seq if one.ack_floor else 0 for one in groups]
+        last = await connection.js.get_last_msg(names.STREAM, subject, direct=False)
+        taken = min(floors, default=0) >= (last.seq or 0)
+        found.append(_Candidate(names.host_of(subject), session, 0 if taken else messages, None))
+    return found
+
+
+def _chosen(every: Iterable[_Candidate], which: str) -> list[_Candidate]:
     """Those of a host, or the one that begins so. BrokerError where several do."""
-    every = list(sessions)
-    if found := [one for one in every if one.host == which]:
+    every = list(every)
+    if found := [one for one in every if one.host == (which if one.view else names.token(which))]:
         return found
     found = [one for one in every if len(which) >= names.SHORTEST and one.session.startswith(which.lower())]
     if len(found) > 1:
@@ -160,17 +192,17 @@ def _uncollected(view: SessionView, groups: set[str]) -> int:
     return max([view.lag.get(one, view.messages) for one in groups] or [view.messages])
 
 
-def _check(view: SessionView, waiting: int, which: str) -> None:
+def _check(one: _Candidate, which: str) -> None:
     """BrokerError where a session should not be removed."""
-    name = f"session {view.session[: names.SHORTEST]}" if which == view.host else "it"
-    if not view.over and not view.touched:
+    view, name = one.view, f"session {one.session[: names.SHORTEST]}" if which == one.host else "it"
+    if view is not None and not view.over and not view.touched:
         cause = f"the agent of {name} is of an earlier release, which does not say whether it is there"
         raise BrokerError("forget", which, cause, "see that it is gone; --force removes it then")
-    if not view.over and view.heard < MISSED * view.touched:
+    if view is not None and not view.over and view.heard < MISSED * view.touched:
         cause = f"the agent of {name} was there {plural(int(view.heard), 'second')} ago"
         minutes = MISSED * view.touched // 60
         cure = f"end it, or wait: {minutes} minutes after its last word it counts as gone (--force)"
         raise BrokerError("forget", which, cause, cure)
-    if waiting:
-        cause = f"{plural(waiting, 'message')} of {name} are still to be collected"
+    if one.waiting:
+        cause = f"{plural(one.waiting, 'message')} of {name} are still to be collected"
         raise BrokerError("forget", which, cause, "collect first; --force removes them uncollected")
