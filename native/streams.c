@@ -216,40 +216,55 @@ static int looks(const struct engine *e, const struct flow *f, const struct side
 
 typedef uint8_t octets __attribute__((vector_size(16)));
 
+static inline octets octets_at(const uint8_t *p)
+{
+	octets value;
+	memcpy(&value, p, sizeof value);
+	return value;
+}
+
+static inline int any(octets some)
+{
+	uint64_t halves[2];
+	memcpy(halves, &some, sizeof halves);
+	return (halves[0] | halves[1]) != 0;
+}
+
+/* Which of 16 bytes could be the first of a header, and of the 16 behind them, its flags (or 2, which is none). */
+static inline octets kinds(const uint8_t *p) { return (octets)(octets_at(p) - FRAME_VERSION * 16 <= TYPE_MAX); }
+static inline octets flags(const uint8_t *p) { return (octets)(octets_at(p + 1) <= (FLAG_CHECKSUM | FLAG_PADDED)); }
+
+static int begins_at(const uint8_t *p)
+{
+	return (uint8_t)(p[0] - FRAME_VERSION * 16) <= TYPE_MAX &&
+	       (!p[1] || p[1] == FLAG_CHECKSUM || p[1] == (FLAG_CHECKSUM | FLAG_PADDED));
+}
+
 /*
  * The first place from `at` on, before size - 1, where two bytes could begin a header; size - 1 where there is none.
  * `size`: 1 at least.
  */
 static uint64_t begins(const uint8_t *p, uint64_t at, uint64_t size)
 {
-	while (size - at > sizeof(octets)) {
-		octets one, two;
-		if (size - at > 4 * sizeof one) { /* of text hardly any */
-			octets part[4];
-			memcpy(part, p + at, sizeof part);
-			for (int place = 0; place < 4; place++)
-				part[place] = (octets)((part[place] - FRAME_VERSION * 16) <= TYPE_MAX);
-			octets four = part[0] | part[1] | part[2] | part[3];
-			uint64_t some[2];
-			memcpy(some, &four, sizeof some);
-			if (!(some[0] | some[1])) {
-				at += sizeof part;
-				continue;
-			}
-		}
-		uint64_t any[2];
-		memcpy(&one, p + at, sizeof one);
-		memcpy(&two, p + at + 1, sizeof two);
-		octets both = (octets)((one - FRAME_VERSION * 16) <= TYPE_MAX) &
-			      (octets)((two == 0) | (two == FLAG_CHECKSUM) | (two == (FLAG_CHECKSUM | FLAG_PADDED)));
-		memcpy(any, &both, sizeof any);
-		if (any[0] | any[1])
-			break;
-		at += sizeof one;
+	const uint64_t step = 4 * sizeof(octets);
+
+	for (; size - at > step; at += step) {
+		const uint8_t *four = p + at;
+		octets a = kinds(four), b = kinds(four + 16), c = kinds(four + 32), d = kinds(four + 48);
+		if (!any(a | b | c | d)) /* of text hardly any could be */
+			continue;
+		a &= flags(four);
+		b &= flags(four + 16);
+		c &= flags(four + 32);
+		d &= flags(four + 48);
+		if (any(a | b | c | d))
+			for (uint64_t place = 0; place < step; place++)
+				if (begins_at(four + place))
+					return at + place;
 	}
-	while (at + 1 < size && !((uint8_t)(p[at] - FRAME_VERSION * 16) <= TYPE_MAX &&
-				  (!p[at + 1] || p[at + 1] == FLAG_CHECKSUM ||
-				   p[at + 1] == (FLAG_CHECKSUM | FLAG_PADDED))))
+	for (; size - at > sizeof(octets) && !any(kinds(p + at) & flags(p + at)); at += sizeof(octets))
+		;
+	while (at + 1 < size && !begins_at(p + at))
 		at++;
 	return at;
 }
