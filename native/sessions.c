@@ -320,7 +320,7 @@ void kw_hold_room(struct engine *e)
 	}
 	if (!e->hold_live)
 		e->hold_start = e->hold_used = HOLD_FIRST;
-	else if (!e->hold_wrap && e->hold_used > e->hold_small && e->hold_start > e->hold_used / 2) {
+	else if (!e->hold_wrap && e->hold_used > e->hold_small && e->hold_start > e->hold_used / 8) {
 		e->hold_wrap = e->hold_used;
 		e->hold_used = HOLD_FIRST;
 	}
