@@ -230,9 +230,17 @@ static inline int any(octets some)
 	return (halves[0] | halves[1]) != 0;
 }
 
-/* Which of 16 bytes could be the first of a header, and of the 16 behind them, its flags (or 2, which is none). */
-static inline octets kinds(const uint8_t *p) { return (octets)(octets_at(p) - FRAME_VERSION * 16 <= TYPE_MAX); }
-static inline octets flags(const uint8_t *p) { return (octets)(octets_at(p + 1) <= (FLAG_CHECKSUM | FLAG_PADDED)); }
+typedef int8_t signs __attribute__((vector_size(16)));
+
+/* Which of 16 bytes are `first` or one of the `count` - 1 that follow it: signed numbers are compared in one step. */
+static inline octets among(octets some, uint8_t first, uint8_t count)
+{
+	return (octets)((signs)(some - first + INT8_MIN) < (int8_t)(INT8_MIN + count));
+}
+
+/* Which of 16 bytes could be the first of a header; which of those behind them its flags (or 2, which cannot). */
+static inline octets kinds(const uint8_t *p) { return among(octets_at(p), FRAME_VERSION * 16, TYPE_MAX + 1); }
+static inline octets flags(const uint8_t *p) { return among(octets_at(p + 1), 0, (FLAG_CHECKSUM | FLAG_PADDED) + 1); }
 
 static int begins_at(const uint8_t *p)
 {

@@ -394,13 +394,31 @@ def test_what_comes_again_is_compared_with_what_was_given(
 def test_frames_are_found_behind_any_noise(net: Any, monkeypatch: pytest.MonkeyPatch, noise: bytes) -> None:
     """However many bytes stand before the first frame, and in whatever parts they come."""
     frames = net.session(6)
-    for size in range(60):
-        stream = (noise * 60)[:size] + b"".join(frames)
+    for size in (*range(20), *range(56, 84), *range(125, 140)):
+        stream = (noise * 140)[:size] + b"".join(frames)
         cuts = [0, size // 2, size + 3, len(stream)] if size % 3 else [0, len(stream)]
         segments = [net.tcp(stream[one:two], 1 + one) for one, two in pairwise(cuts) if two > one]
         mine, theirs = both(net.pcap([net.ethernet(net.ipv4(one, 6)) for one in segments]), monkeypatch)
         assert mine == theirs
         assert mine["counts"][1] == len(frames)
+
+
+@pytest.mark.parametrize("kind", [Type.KEEPALIVE, Type.DATA, Type.BYE])
+@pytest.mark.parametrize("flags", [0, Flag.CHECKSUM, Flag.CHECKSUM | Flag.PADDED])
+def test_any_first_frame_is_found_behind_text(
+    net: Any, monkeypatch: pytest.MonkeyPatch, kind: Type, flags: int
+) -> None:
+    """Of the least type and the greatest, with all flags that there are."""
+    payload = {Type.KEEPALIVE: b"", Type.DATA: b"".join(net.schema().frames()), Type.BYE: b"\xa1aa\1"}[kind]
+    if flags & Flag.PADDED:
+        payload = b"" if kind == Type.KEEPALIVE else payload + b"\0" * (not len(payload) & 1)
+    first = build(kind, kind != Type.KEEPALIVE, payload, flags)
+    for size in (30, 64, 65, 127, 128, 129, 200):
+        stream = (b"GET / HTTP/1.1\r\n" * 20)[:size] + first + b"".join(net.session(3))
+        packets = [net.ethernet(net.ipv4(net.tcp(stream, 1), 6))]
+        mine, theirs = both(net.pcap(packets), monkeypatch)
+        assert mine == theirs
+        assert mine["counts"][1] == 5
 
 
 @pytest.mark.parametrize("many", [1, 2 * memory.LYING])
