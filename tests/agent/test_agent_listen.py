@@ -639,7 +639,7 @@ def test_a_client_that_keeps_its_probes_goes_on_with_those_that_stay(tmp_path: P
         (tmp_path / "agent.toml").write_text(f'listen = "unix:{tmp_path}/agent"\n{listed}\n')
         hup(agent)
         until(
-            lambda: "traces what is listed now, 1 probe taken away\n" in agent.said.read_text(),
+            lambda: "traces what stays of what is listed, 1 probe taken away\n" in agent.said.read_text(),
             turn=lambda: talk.turn(0.05),
         )
         load.call(1000)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,14 @@ import pytest
 from brokers import Server, free_ports, init, needed
 from waiting import PATIENCE, until
 
+from kwire.agent import requests
+from kwire.agent.remote import Endpoint, RemoteSession
 from kwire.cli.collect import TICK
+from kwire.errors import KwireError
 from kwire.transport.certs import make_certs
+from kwire.transport.peer import Peer
+from kwire.wire.frames import Frames
+from kwire.wire.messages import Lost
 
 LIMITED = ["sh", "-c", 'ulimit -n "$0"; exec "$@"']
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
@@ -412,12 +418,8 @@ def test_over_networks(world: World, kind: str) -> None:
     world.address = f"{kind}:127.0.0.1:{free_ports(1)[0]}"
     files: dict[str, str] = {}
     if kind == "tls":
-        for name in ("first", "second"):
-            make_certs(str(world.path / name), ["127.0.0.1"])
-        (world.path / "now").symlink_to("first")
-        own = world.path / "now" / "127.0.0.1"
-        files = {f"tls_{what}": str(own / f"{what}.pem") for what in ("ca", "cert", "key")}
-    options = [f"--{key.replace('_', '-')}={value}" for key, value in files.items()]
+        files = certificates(world)
+    options = given(files)
     world.write(STAYS, GOES, **files)
     collector = world.collect("--listen", *options)
     agent = world.agent()
@@ -576,33 +578,48 @@ def traces(world: World, agent: Verb, count: int = 1) -> None:
     until(lambda: len(re.findall(" traces(: | what)", agent.errors)) == count, lambda: agent.errors)
 
 
-@pytest.mark.parametrize("kind", ["unix", "tcp", "udp"])
+def certificates(world: World) -> dict[str, str]:
+    """Keys of a configuration for certificates that are in `world`/now, which is `world`/first."""
+    for name in ("first", "second"):
+        make_certs(str(world.path / name), ["127.0.0.1"])
+    (world.path / "now").symlink_to("first")
+    own = world.path / "now" / "127.0.0.1"
+    return {f"tls_{what}": str(own / f"{what}.pem") for what in ("ca", "cert", "key")}
+
+
+def given(files: dict[str, str]) -> list[str]:
+    """The same for a command line."""
+    return [f"--{key.replace('_', '-')}={value}" for key, value in files.items()]
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp", "tls", "udp"])
 def test_what_a_listening_agent_lists_changes_without_a_gap(world: World, kind: str) -> None:
     """In the session that there is: what stays loses nothing, under load; what is new joins it."""
     if kind != "unix":
         world.address = f"{kind}:127.0.0.1:{free_ports(1)[0]}"
-    listening(world, STAYS, GOES)
+    files = certificates(world) if kind == "tls" else {}
+    listening(world, STAYS, GOES, **files)
     agent = Verb(world.path, "agent", "--config", str(world.file))
     world.verbs.append(agent)
     until(lambda: "listening at" in agent.errors)
-    collector = Verb(world.path, "collect", "--from", world.address, "-w", str(world.captures))
+    collector = Verb(world.path, "collect", "--from", world.address, "-w", str(world.captures), *given(files))
     world.verbs.append(collector)
     traces(world, agent)
     world.load.call("getuid")
     world.load.flood("getppid", pause=0.1)
-    listening(world, STAYS, COMES)
+    listening(world, STAYS, COMES, **files)
     agent.hup()
     traces(world, agent, 2)
     world.load.pause()
     world.load.call("getuid", "getgid")
     world.load.flood("getppid", pause=0.1)
-    listening(world, STAYS)
+    listening(world, STAYS, **files)
     agent.hup()
     traces(world, agent, 3)
     world.load.pause()
     world.load.call("getgid", "getuid")
     world.load.flood("getppid", pause=0.1)
-    listening(world, GOES, COMES, STAYS)
+    listening(world, GOES, COMES, STAYS, **files)
     agent.hup()
     traces(world, agent, 4)
     world.load.pause()
@@ -617,12 +634,19 @@ def test_what_a_listening_agent_lists_changes_without_a_gap(world: World, kind: 
     assert told["lost"] == 0
 
 
-def listening_agent(world: World) -> Verb:
-    """An agent of what is configured, once it listens."""
-    agent = Verb(world.path, "agent", "--config", str(world.file))
+def listening_agent(world: World, *more: str, limit: int = 0) -> Verb:
+    """An agent of what is configured, once it listens. `limit`: of open files."""
+    agent = Verb(world.path, "agent", "--config", str(world.file), *more, limit=limit)
     world.verbs.append(agent)
     until(lambda: "listening at" in agent.errors)
     return agent
+
+
+def fetching_collector(world: World, *more: str) -> Verb:
+    """A collector that has asked for a trace, as the agent says."""
+    collector = Verb(world.path, "collect", "--from", world.address, "-w", str(world.captures), *more)
+    world.verbs.append(collector)
+    return collector
 
 
 def trace_process(agent: int) -> int:
@@ -684,3 +708,172 @@ def test_a_collector_that_ends_waits_for_the_last_of_its_traces(world: World) ->
     os.kill(tracing, signal.SIGCONT)
     collector.summary()
     assert world.stored() == {"getppid": 1000}
+
+
+def test_a_joined_probe_that_has_fired_keeps_no_descriptors(world: World) -> None:
+    """It has ended by itself, and is listed still: it does not join again."""
+    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{STAYS}"]\n')
+    agent = listening_agent(world)
+    collector = fetching_collector(world)
+    traces(world, agent)
+    tracing = Path(f"/proc/{trace_process(agent.process.pid)}/fd")
+    held = len(os.listdir(tracing))
+    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{STAYS}", "iter:task"]\n')
+    agent.hup()
+    traces(world, agent, 2)
+    until(lambda: len(os.listdir(tracing)) == held)
+    assert "read again\n" in agent.hup()
+    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{STAYS}"]\n')
+    agent.hup()
+    traces(world, agent, 3)
+    assert agent.errors.count("1 new probe") == 1
+    assert collector.end()["lost"] == 0
+    agent.end()
+
+
+def test_a_trace_takes_probes_again_after_some_found_no_place(world: World) -> None:
+    """What came was cut off, as too many files are open; the next change comes whole."""
+    others = [f"tracepoint:syscalls:sys_exit_{name}" for name in CALLS]
+    listening(world, STAYS)
+    agent = listening_agent(world, limit=90)
+    collector = fetching_collector(world)
+    traces(world, agent)
+    cure = "too many files are open; change fewer probes at once, or allow more (ulimit -n)"
+    for failures, number in enumerate(range(len(others), 0, -4), 1):
+        listening(world, STAYS, COMES, *others[:number])
+        agent.hup()
+        stays = "its trace goes on as it was\n"
+        until(lambda: agent.errors.count(stays) == failures, lambda: agent.errors)  # noqa: B023
+        if f"take what was read: {cure}; {stays}" in agent.errors:
+            break
+    assert f"take what was read: {cure}; {stays}" in agent.errors
+    listening(world, STAYS, COMES, GOES)
+    agent.hup()
+    traces(world, agent, 2)
+    world.load.call("getppid", "getgid", "getuid")
+    assert "traces what is listed now, 2 new probes\n" in agent.errors
+    collector.end()
+    agent.end()
+    assert world.stored() == {"getppid": 1000, "getgid": 1000, "getuid": 1000}
+
+
+def test_a_change_that_comes_during_one_that_fails_is_made(world: World) -> None:
+    """The trace asks for more when nothing more is listed by then."""
+    listening(world, STAYS, GOES)
+    agent = listening_agent(world, "-v")
+    collector = fetching_collector(world)
+    traces(world, agent)
+    tracing = trace_process(agent.process.pid)
+    os.kill(tracing, signal.SIGSTOP)
+    listening(world, STAYS, GOES, COMES)
+    agent.hup()
+    until(lambda: re.search(r'"direction": "in".*"type": "REPLY"', agent.errors))
+    listening(world, STAYS)
+    agent.hup()
+    os.kill(tracing, signal.SIGCONT)
+    traces(world, agent, 2)
+    assert "the agent lists no more probes; its trace goes on as it was\n" in agent.errors
+    assert "traces what is listed now, 1 probe taken away\n" in agent.errors
+    world.load.call("getppid", "getgid", "getuid")
+    collector.end()
+    agent.end()
+    assert world.stored() == {"getppid": 1000, "getuid": 0}
+
+
+def test_targets_that_were_taken_away_make_room_for_others(world: World) -> None:
+    rules = world.path / "rules.toml"
+    rules.write_text('[[allow]]\nwho = ["anyone"]\ntargets = 2\n')
+    listening(world, STAYS, policy=str(rules))
+    agent = listening_agent(world)
+    collector = fetching_collector(world)
+    traces(world, agent)
+    changes = [(STAYS, GOES), (STAYS,), (STAYS, COMES), (STAYS,), (STAYS, GOES)]
+    for count, probes in enumerate(changes, 2):
+        listening(world, *probes, policy=str(rules))
+        agent.hup()
+        traces(world, agent, count)
+    listening(world, STAYS, GOES, COMES, policy=str(rules))
+    agent.hup()
+    until(lambda: "the agent allows 2 attach points, these are 1 beside 2 of the trace" in agent.errors)
+    world.load.call("getppid", "getuid")
+    collector.end()
+    agent.end()
+    assert world.stored() == {"getppid": 1000, "getuid": 1000, "getgid": 0}
+
+
+class Client(RemoteSession):
+    """One that answers `join`, as none of ours does that counts or is of an earlier release."""
+
+    def __init__(self, address: str, body: dict[str, Any], joins: dict[str, Any]) -> None:
+        self.kept = Counted()
+        self.asked: list[str] = []
+        self._joins = joins
+        super().__init__(Endpoint(address), body, lambda schemas: [self.kept])
+
+    def requested(self, peer: Peer, number: int, body: Mapping[str, Any]) -> None:
+        self.asked.append(str(body.get("op")))
+        if body.get("op") == "join":
+            peer.session.reply(number, self._joins, self.loop.now())
+        else:
+            super().requested(peer, number, body)
+
+
+class Counted:
+    """A sink that counts."""
+
+    def __init__(self) -> None:
+        self.events = self.lost_events = 0
+
+    def write(self, frames: Frames) -> None:
+        self.events += frames.count
+
+    def lost(self, losses: list[Lost]) -> None:
+        self.lost_events += sum(loss.count for loss in losses)
+
+    def flush(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def client(world: World, body: dict[str, Any], joins: dict[str, Any]) -> Iterator[Client]:
+    """A client whose trace has begun."""
+    made = Client(world.address, body, joins)
+    try:
+        made.until(lambda: made.answer)
+        yield made
+    finally:
+        made.close()
+
+
+def test_none_join_a_trace_of_so_many_events(world: World) -> None:
+    """What is counted are those of the probes that it began with."""
+    listening(world, STAYS, GOES)
+    agent = listening_agent(world)
+    with client(world, {"op": "trace", "count": 1500}, {"ok": True}) as counting:
+        world.load.call("getuid")
+        listening(world, STAYS, COMES)
+        agent.hup()
+        until(lambda: "traces what stays of what is listed, 1 probe taken away" in agent.errors)
+        world.load.call("getgid", "getppid")
+        counting.until(lambda: counting.over)
+        assert counting.asked == ["ended"]
+        assert counting.why == "the last event asked for has come"
+        assert (counting.kept.events, counting.kept.lost_events) == (1500, 0)
+        assert counting.received.produced == {1: 500, 2: 1000}
+    agent.end()
+
+
+def test_the_trace_of_a_client_of_an_earlier_release_ends(world: World) -> None:
+    """It knows no `join`, and may ask anew; what stays was recorded until then."""
+    listening(world, STAYS)
+    agent = listening_agent(world)
+    refused = requests.failed(KwireError("answer request", "join", "it is not known"))
+    with client(world, {"op": "trace"}, refused) as old:
+        world.load.call("getppid")
+        listening(world, STAYS, COMES)
+        agent.hup()
+        old.until(lambda: old.over)
+        assert "takes no more probes: its trace ends\n" in agent.errors
+        assert old.asked == ["join", "ended"]
+        assert old.received.produced == {1: 1000}
+    agent.end()

@@ -4,15 +4,16 @@
     launcher        forks a process for the question, and never reads it
     that process    plans and attaches what the policy lists and the trace has not, and hands it over
 
-Invariants: what is attached is what the policy lists, which was read by who read no network; the question
-only says what the trace has, and whose processes it traces. Their numbers follow those of the trace.
+Invariants: what is attached is what the policy lists, which was read by who read no network; for whom, and of
+whose processes, the trace process has told while it still had its privileges. The question only says what the
+trace has. Their numbers follow those of the trace.
 """
 
 import json
 import socket
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from kwire.agent import requests
 from kwire.agent.policy import Policy, PolicyError
@@ -27,44 +28,63 @@ from kwire.live.tracer import Tracer
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
 from kwire.wire.schema import Schema
-from kwire.wire.walk import frame_renumber
+from kwire.wire.walk import frame_gather, frame_renumber
+
+TOGETHER: Final = 1 << 18
+"""Bytes of events that get their numbers together; any frame is shorter."""
 
 
-def answer(connection: socket.socket, following: socket.socket, rules: Policy) -> None:
-    """Answer the question that has come over `connection`; with the answer goes `following`, over which the
-    next one may be asked.
+def begun(identity: str, address: str, job: requests.Job) -> bytes:
+    """What is told of a trace before it begins: who asked for it, and what it shares with what joins it."""
+    told = {
+        "identity": identity,
+        "address": address,
+        "filter": job.filter,
+        "scope": list(job.processes.scope[:4]),
+        "buffer": job.buffer,
+    }
+    return json.dumps(told).encode()
+
+
+def question(listed: Sequence[str], attached: int) -> bytes:
+    """What a trace asks: the specs that it has, of those that were listed, and how many targets."""
+    return json.dumps({"listed": list(listed), "attached": attached}).encode()
+
+
+def answer(connection: socket.socket, trace: bytes, tasks: Sequence[int], rules: Policy) -> None:
+    """Answer the question that has come over `connection`, of the trace that `trace` tells of (`begun`), with
+    the map of its processes if they were chosen.
     """
     asked = handing.receive(connection)
     if asked is None:
         return
     data, descriptors = b"", list[int]()
     try:
-        tracer, new = _attach(json.loads(asked[0]), asked[1], rules)
+        tracer, new = _attach({**json.loads(asked[0]), **json.loads(trace)}, tasks, rules)
     except KwireError as error:
         told: dict[str, Any] = requests.failed(error)
     else:
         told = {"listed": new}
         data, descriptors = handing.handed(tracer)
-    handing.send(connection, json.dumps(told).encode() + b"\0" + data, [following.fileno(), *descriptors])
+    handing.send(connection, json.dumps(told).encode() + b"\0" + data, descriptors)
 
 
-def _attach(question: Mapping[str, Any], given: Sequence[int], rules: Policy) -> tuple[Tracer, list[str]]:
+def _attach(trace: Mapping[str, Any], tasks: Sequence[int], rules: Policy) -> tuple[Tracer, list[str]]:
     """What the policy lists and the trace has not, attached, and its specs. Raises KwireError."""
-    grant = rules.grant(question["identity"], question["address"])
+    grant = rules.grant(trace["identity"], trace["address"])
     listed = grant.listed if grant is not None else ()
-    new = [spec for spec in listed if spec not in question["listed"]]
+    new = [spec for spec in listed if spec not in trace["listed"]]
     if grant is None or not new:
         raise PolicyError("trace", "", "the agent lists no more probes", "")
     with requests.in_time(requests.COMPILE_SECONDS):
-        wanted = parse(ProgramSources(tuple(new), filter=question["filter"]))
+        wanted = parse(ProgramSources(tuple(new), filter=trace["filter"]))
         grant.check(wanted)
-        follow, main, without, pids = question["scope"]
+        follow, main, without, pids = trace["scope"]
         plan = wanted.plan(Scope(follow, main, tuple(without), tuple(pids)), apart=True)
-    grant._replace(targets=grant.targets - question["probes"]).check_schemas(plan.schemas, wanted)
+    grant.check_schemas(plan.schemas, wanted, trace["attached"])
     handing.check(plan)
     plan = plan._replace(following=(), schemas=complete(plan.schemas))
-    known = known_tasks(given[0]) if given else None
-    tracer = Tracer(plan, ground=Ground(question["buffer"], known=known))
+    tracer = Tracer(plan, ground=Ground(trace["buffer"], known=known_tasks(tasks[0]) if tasks else None))
     tracer.attach()
     return tracer, new
 
@@ -77,18 +97,21 @@ def numbered(plan: Plan, before: int) -> tuple[Schema, ...]:
 class Renumbered:
     """A sink that gives what it is given to another one, under numbers behind those `before`."""
 
-    __slots__ = ("_before", "_sink", "_table")
+    __slots__ = ("_before", "_copies", "_sink", "_table")
 
     def __init__(self, sink: Sink, before: int, probes: int) -> None:
         self._sink, self._before = sink, before
         self._table = array("Q", [0, *range(before + 1, before + probes + 1)])
+        self._copies = memoryview(bytearray(TOGETHER))
 
     def write(self, frames: Frames) -> None:
-        """Pass on copies: the rings are the kernel's."""
-        data = bytearray(b"".join(frames.frame_bytes(at) for at in range(frames.count)))
-        copy = Frames.walk(data)
-        frame_renumber(copy.data, copy.offsets, 0, copy.count, self._table)
-        self._sink.write(copy)
+        """Pass on copies, as the rings are the kernel's: many together, so that no Python runs for one."""
+        start = 0
+        while start < frames.count:
+            start, size = frame_gather(frames.data, frames.offsets, start, frames.count, self._copies, 0)
+            copy = Frames.walk(self._copies[:size])
+            frame_renumber(copy.data, copy.offsets, 0, copy.count, self._table)
+            self._sink.write(copy)
 
     def lost(self, losses: list[Lost]) -> None:
         """Pass on."""

@@ -12,7 +12,6 @@ from kwire.agent.agent import Agent, Courier
 from kwire.agent.server import Accounts, Server
 from kwire.agent.spool import Spool
 from kwire.agent.uplink import MemoryHold
-from kwire.live.recorder import Recorder
 from kwire.metrics.counted import counted
 from kwire.metrics.table import AGENT, SERVER, Sample, cause_label, labelled
 from kwire.transport.listen import Listener
@@ -65,7 +64,7 @@ class AgentMetrics:
         traces, past = list(agent.traces), agent.past
         yield Sample("kwire_events_total", past.recorded + sum(trace.recorder.events for trace in traces))
         yield Sample("kwire_bytes_total", past.bytes + sum(trace.sink.bytes for trace in traces))
-        yield Sample("kwire_probes", sum(_attached(trace.recorder) for trace in traces))
+        yield Sample("kwire_probes", sum(trace.recorder.attached for trace in traces))
         losses = Counter(past.losses_at_first)
         for trace in traces:
             losses.update(trace.losses_at_first)
@@ -110,17 +109,6 @@ class ServerMetrics:
             "kwire_queue_payloads", sum(session.unacknowledged for session in list(self._listener.peers))
         )
         yield from counted(server.loop, SERVER)
-
-
-def _attached(recorder: Recorder) -> int:
-    """How many shapes of events its probes give that are attached."""
-    if recorder.over:
-        return 0
-    owner = count = 0  # a probe's shapes follow each other
-    for schema in recorder.plan.schemas:
-        owner = schema.id if schema.id in recorder.plan.asked_by else owner
-        count += owner not in recorder.removed
-    return count
 
 
 def _age(now: int, times: "list[int | None]") -> float:

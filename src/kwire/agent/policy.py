@@ -155,12 +155,15 @@ class Grant(NamedTuple):
         if wanted.texts.filter is not None and not self.programs:
             raise _refusal("a filter", "programs")
 
-    def check_schemas(self, schemas: Sequence[Schema], wanted: Wanted) -> None:
-        """Raise PolicyError unless what was asked for came to something allowed, wildcards expanded."""
-        if len(schemas) > self.targets:
+    def check_schemas(self, schemas: Sequence[Schema], wanted: Wanted, attached: int = 0) -> None:
+        """Raise PolicyError unless what was asked for came to something allowed, wildcards expanded.
+        `attached`: as many the trace has already.
+        """
+        if attached + len(schemas) > self.targets:
             shapes = any(schema.probe != schema.spec for schema in schemas)
             each = ", each shape of event counted" if shapes else ""
-            cause = f"the agent allows {self.targets} attach points, these are {len(schemas)}{each}"
+            more = f" beside {attached} of the trace" if attached else ""
+            cause = f"the agent allows {self.targets} attach points, these are {len(schemas)}{more}{each}"
             raise PolicyError("trace", "", cause, "narrow the wildcards")
         listed = [asked.place for asked in wanted.asked if asked.spec and asked.spec in self.listed]
         for schema in schemas:

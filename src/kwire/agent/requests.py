@@ -349,6 +349,7 @@ class Job(NamedTuple):
     rate: int
     listed: tuple[str, ...] = ()
     """The specs, where they are those that the agent lists."""
+    filter: str | None = None
 
 
 def begun(plan: Plan, described: int) -> dict[str, Any]:
@@ -405,7 +406,7 @@ def serve(body: Mapping[Any, Any], grant: Grant, without: Sequence[int] = ()) ->
     if grant.seconds < (seconds or float("inf")):
         seconds = float(grant.seconds) if grant.seconds < 1 << 40 else seconds
     buffer = grant.buffer(asked.get("buffer"), possible_cpus())
-    return Job(plan, processes, Limits(seconds, asked.get("count")), buffer, grant.rate, listed)
+    return Job(plan, processes, Limits(seconds, asked.get("count")), buffer, grant.rate, listed, texts.filter)
 
 
 def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:

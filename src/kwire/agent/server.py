@@ -53,6 +53,7 @@ class Client(Handler):
         self._has: tuple[str, ...] = ()  # which these are
         self._wants: tuple[str, ...] = ()  # and are to be
         self._aim: tuple[str, ...] = ()  # and are to be after the change that is under way
+        self._counts = False  # its trace is of so many events, to which none of others join
         self._asking = 0  # the number of the REQUEST whether more may join
         self._changing = False
         self._number = 0  # of the REQUEST that the trace process answers
@@ -142,7 +143,7 @@ class Client(Handler):
         if not stays or self.peer is None or self.peer.ended:
             return False
         self._changing, self._aim = set(listed) != set(self._has), listed
-        if self._changing and stays == set(listed):
+        if self._changing and (self._counts or stays == set(listed)):
             self._change(more=False)
         elif self._changing:
             try:
@@ -179,7 +180,8 @@ class Client(Handler):
         else:
             new = f", {plural(told['new'], 'new probe')}" if told["new"] else ""
             gone = f", {plural(told['gone'], 'probe')} taken away" if told["gone"] else ""
-            self._server.say(f"{self.name} traces what is listed now{new}{gone}", "trace_changed")
+            what = "is listed now" if set(self._aim) <= set(self._has) else "stays of what is listed"
+            self._server.say(f"{self.name} traces what {what}{new}{gone}", "trace_changed")
         if self._wants != self._aim and not self.go_by(self._wants):
             self.stop()
 
@@ -215,6 +217,7 @@ class Client(Handler):
         self._number, self._traces = number, operation == "trace"
         self.listed = not any(body.get(name) for name in ("probes", "functions", "script"))
         self._has, self._changing, self._asking = (), False, 0
+        self._counts = "count" in body
         if self.listed and (grant := self._server.policy.grant(*self.who)) is not None:
             self._has = self._wants = grant.listed
         trace_process.tell(

@@ -20,8 +20,8 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 from kwire.agent import additions, confinement, policy, requests
 from kwire.agent.channel import Channel
@@ -114,9 +114,10 @@ def _launch(control: socket.socket, rules: Policy, path: str, policies: socket.s
             signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries the trace processes
         newest: Policy | None = None
-        traces: list[socket.socket] = []  # over which trace processes ask for more
+        traces: list[_Launched] = []
         while True:
-            ready = _readable([one for one in (control, policies, *traces) if one is not None])
+            waits = [one.waits for one in traces]
+            ready = _readable([one for one in (control, policies, *waits) if one is not None])
             while policies is not None and _readable([policies], 0):
                 told = handing.receive(policies)
                 if told is None:
@@ -133,15 +134,14 @@ def _launch(control: socket.socket, rules: Policy, path: str, policies: socket.s
                     rules, newest = newest, None
                 for descriptor in descriptors:
                     own = (control, policies, *traces)
-                    more = _fork(own, socket.socket(fileno=descriptor), rules, server)
+                    more = _launch_trace(own, socket.socket(fileno=descriptor), rules, server)
                     if more is not None:
-                        traces.append(more)
+                        traces.append(_Launched(more))
             elif not _readable([control], 0):  # else a policy may count by now of which they ask
-                for one in ready & set(traces):
-                    traces.remove(one)
-                    following = _answer(one, (control, policies, *traces), rules)
-                    if following is not None:
-                        traces.append(following)
+                for one in [one for one in traces if one.waits in ready]:
+                    if not one.serve((control, policies, *traces), rules):
+                        traces.remove(one)
+                        one.close()
         if path:
             remove_stale(path)
         status = 0
@@ -158,46 +158,93 @@ def _readable(sockets: Sequence[socket.socket], seconds: float | None = None) ->
     return {by_fd[fd] for fd, _ in poll.poll(None if seconds is None else seconds * 1000)}
 
 
-def _close(sockets: Sequence[socket.socket | None]) -> None:
-    for one in sockets:
+class _Closeable(Protocol):
+    def close(self) -> None: ...
+
+
+class _Launched:
+    """A trace process, as the launcher knows it: what it told before it gave up its privileges, unread, and
+    the socket over which it may ask for more, once at a time.
+    """
+
+    __slots__ = ("_answering", "_begun", "_more", "_tasks")
+
+    def __init__(self, more: socket.socket) -> None:
+        self._more = more
+        self._begun = b""
+        self._tasks: list[int] = []
+        self._answering: socket.socket | None = None  # closed at its other end when the answer is given
+
+    @property
+    def waits(self) -> socket.socket:
+        """What is readable when it is to be served."""
+        return self._answering or self._more
+
+    def serve(self, own: Sequence[_Closeable | None], rules: Policy) -> bool:
+        """Do what it waits for; where it asks, a process answers that has nothing of the launcher's `own`.
+        Whether it may ask again: not where it has gone, or there can be no more processes, which it sees.
+        """
+        if self._answering is not None:
+            self._answering.close()
+            self._answering = None
+        elif not self._begun:  # this is told by who has all privileges, in one go
+            try:
+                told = handing.receive(self._more)
+            except (KwireError, OSError):
+                told = None
+            if told is None:
+                return False
+            self._begun, self._tasks = told
+        else:
+            try:
+                if not self._more.recv(1, socket.MSG_PEEK):
+                    return False
+                self._answering, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with other:
+                    _fork(lambda: self._answer(own, rules))
+            except OSError:
+                return False
+        return True
+
+    def _answer(self, own: Sequence[_Closeable | None], rules: Policy) -> None:
+        """In a process of its own: answer what it asks."""
+        more, tasks = self._more.dup(), list(map(os.dup, self._tasks))
+        _close(own)
+        with contextlib.suppress(OSError):  # who asked has gone
+            additions.answer(more, self._begun, tasks, rules)
+
+    def close(self) -> None:
+        """Forget it."""
+        _close((self._more, self._answering))
+        for file in self._tasks:
+            os.close(file)
+        self._tasks = []
+
+
+def _close(what: Sequence[_Closeable | None]) -> None:
+    for one in what:
         if one is not None:
             one.close()
 
 
-def _answer(
-    asking: socket.socket, own: Sequence[socket.socket | None], rules: Policy
-) -> socket.socket | None:
-    """Have a process, which has nothing of the launcher's `own`, answer the trace process that is `asking`.
-    Gives the socket over which it may ask again; None where it has gone, or no process could be started,
-    which it sees.
-    """
-    with asking, contextlib.suppress(OSError):
-        if not asking.recv(1, socket.MSG_PEEK):
-            return None
-        following, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with other:
-            try:
-                child = os.fork()
-            except OSError:
-                following.close()
-                return None
-            if child == 0:
-                status = 1
-                try:
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    _close((*own, following))
-                    additions.answer(asking, other, rules)
-                    status = 0
-                except OSError:
-                    pass  # who asked has gone
-                finally:
-                    os._exit(status)
-        return following
-    return None
+def _fork(run: Callable[[], object]) -> None:
+    """Have another process do something, and end. Raises OSError where there can be no more processes."""
+    if os.fork():
+        return
+    status = 1
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        run()
+        status = 0
+    except Exception as error:  # a bug: said here, because nobody else will
+        sys.stderr.write(f"kwire: tracer: {safe(f'{type(error).__name__}: {error}')}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
-def _fork(
-    own: Sequence[socket.socket | None], channel: socket.socket, rules: Policy, server: int
+def _launch_trace(
+    own: Sequence[_Closeable | None], channel: socket.socket, rules: Policy, server: int
 ) -> socket.socket | None:
     """Have a trace process, which has nothing of the launcher's `own`, serve `channel`. Gives the socket over
     which it may ask for more probes; None where there can be no more processes, which the server is told.
@@ -207,14 +254,10 @@ def _fork(
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 try:
-                    child = os.fork()
+                    _fork(lambda: _trace((*own, ours), channel, theirs, rules, server))
                 except OSError:
                     ours.close()
                     raise
-                if child == 0:
-                    _close((*own, ours))
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    work(channel, theirs, rules, server)
             return ours
         except OSError as error:
             told = Channel(channel)
@@ -224,26 +267,24 @@ def _fork(
     return None
 
 
+def _trace(
+    own: Sequence[_Closeable | None],
+    channel: socket.socket,
+    more: socket.socket,
+    rules: Policy,
+    server: int,
+) -> None:
+    """A trace process's life. `more`: over which it may ask the launcher for more; `server`: the process
+    that talks to the network.
+    """
+    _close(own)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server has gone
+        _TraceProcess(channel, more, server).run(rules)
+
+
 def _unstartable(error: OSError) -> KwireError:
     cause = (error.strerror or "failed").lower()
     return KwireError("start", "a tracer", cause, "wait for other traces to end, or allow the agent more")
-
-
-def work(channel: socket.socket, more: socket.socket, rules: Policy, server: int) -> None:
-    """A trace process's life. `more`: over which it may ask the launcher for more; `server`: the process
-    that talks to the network. Never returns.
-    """
-    status = 1
-    try:
-        _TraceProcess(channel, more, server).run(rules)
-        status = 0
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # the server has gone
-    except Exception as error:  # a bug: said here, because nobody else will
-        sys.stderr.write(f"kwire: tracer: {safe(f'{type(error).__name__}: {error}')}\n")
-        sys.stderr.flush()
-    finally:
-        os._exit(status)
 
 
 class _Part(NamedTuple):
@@ -260,12 +301,6 @@ class _Part(NamedTuple):
         """Events by probe, under the numbers that its session knows."""
         each = self.recording.recorder.produced
         return {probe + self.before: count for probe, count in each.items()}
-
-    @property
-    def attached(self) -> int:
-        """How many of its probes are there."""
-        recorder = self.recording.recorder
-        return len(recorder.plan.asked_by) - len(recorder.removed)
 
     def without(self, listed: Sequence[str]) -> set[int]:
         """The probes that none of these specs has asked for, and that are there."""
@@ -287,8 +322,7 @@ class _TraceProcess:
         self.parts: list[_Part] = []
         self.probes = 0  # how many are described
         self.produced: dict[int, int] = {}  # of the parts that have ended: events by probe
-        self.question: dict[str, Any] = {}
-        self.tasks: list[int] = []  # the map of processes that are traced, where they were chosen
+        self.who = "", ""  # identity and address of its client
         self.stays: tuple[str, ...] = ()  # of what is listed, once what is asked for is there
         self.throttle: Throttle | None = None
         self.server = server
@@ -309,8 +343,7 @@ class _TraceProcess:
                 self._tell(Type.REPLY, requests.names(request["body"], grant))
                 return
             without = (self.server, os.getpid())
-            self.question = {name: request[name] for name in ("identity", "address")}
-            self.question["filter"] = request["body"].get("filter")
+            self.who = request["identity"], request["address"]
             processes = (job := requests.serve(request["body"], grant, without)).processes
             try:
                 self.trace(job, request["size"])
@@ -345,6 +378,8 @@ class _TraceProcess:
             recorder.attach(processes)
             schemas = recorder.schemas
             recorder.delegate()
+            tasks = [recorder.tracer.maps["tasks"].fd] if processes.chosen else []
+            handing.send(self.more, additions.begun(*self.who, job), tasks)
             confinement.agent()
             sink = self.sink = SourceSink(schemas, size)
             self.channel.tell(Type.REPLY, requests.begun(recorder.plan, len(schemas)))
@@ -356,8 +391,6 @@ class _TraceProcess:
             self.loop.add(self.channel.fd, READ, self._ready)
             recording = self.recording = Recording(self.loop, recorder, self._round, self._end)
             self.parts, self.probes = [_Part(recording, job.listed, 0)], len(schemas)
-            self.question |= {"scope": list(processes.scope[:4]), "buffer": job.buffer}
-            self.tasks = [recorder.tracer.maps["tasks"].fd] if processes.chosen else []
             if job.rate < MOST:
                 self.throttle = Throttle(sink, job.rate, len(schemas))
             try:
@@ -365,7 +398,8 @@ class _TraceProcess:
                 self.loop.run()
             finally:
                 for part in self.parts:
-                    part.recording.close()
+                    if not part.recording.recorder.over:
+                        part.recording.close()
                 for part in self.parts[1:]:
                     part.recording.recorder.close()
 
@@ -382,10 +416,9 @@ class _TraceProcess:
         if not more:
             self._go_by(0)
             return
-        attached = sum(part.attached for part in self.parts)
-        question = self.question | {"listed": self.listed, "probes": attached}
+        attached = sum(part.recording.recorder.attached for part in self.parts)
         try:
-            handing.send(self.more, json.dumps(question).encode(), self.tasks)
+            handing.send(self.more, additions.question(self.listed, attached))
         except OSError:
             self._told_changed(0, 0, "the process that loads programs could start none for it")
         else:
@@ -399,10 +432,7 @@ class _TraceProcess:
             if answer is None:
                 cause = "the process that attaches its probes has ended"
                 raise KwireError("trace", "more", cause)
-            text, _, data = answer[0].partition(b"\0")
-            following, *descriptors = answer[1]
-            self.more.close()
-            self.more = socket.socket(fileno=following)
+            (text, _, data), descriptors = answer[0].partition(b"\0"), answer[1]
             told = json.loads(text)
             if "error" in told:
                 requests.answered(told)
@@ -424,7 +454,12 @@ class _TraceProcess:
         if self.throttle is not None:
             self.throttle.grow(len(schemas))
         sink = additions.Renumbered(self.throttle or self.sink, self.probes, len(schemas))
-        recording = Recording(self.loop, recorder, self._round, lambda why: None)
+
+        def over(why: str) -> None:  # also by itself, where all of its probes have fired
+            recorder.close()
+            self._round()
+
+        recording = Recording(self.loop, recorder, self._round, over)
         self.parts.append(_Part(recording, listed, self.probes))
         self.probes += len(schemas)
         self.stays = (*self.stays, *listed)
@@ -440,13 +475,13 @@ class _TraceProcess:
             if going and not recorder.over:
                 gone += len(going)
                 recorder.take_away(going)
-                if at and len(recorder.removed) == len(recorder.plan.asked_by):
+                if at and not recorder.attached:
                     part.recording.end("its probes were taken away")
-                    self.produced |= part.produced
-                    recorder.close()
-                    continue
             stays = tuple(spec if spec in self.stays else "" for spec in part.listed)
-            parts.append(part._replace(listed=stays))
+            if at and recorder.over and not any(stays):
+                self.produced |= part.produced
+            else:
+                parts.append(part._replace(listed=stays))
         self.parts = parts
         self._round()
         self._told_changed(new, gone, "")

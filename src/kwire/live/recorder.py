@@ -381,6 +381,17 @@ class Recorder:
         """What the map with this number holds now, one row at a time (`MapTables.rows`)."""
         return self._tables.rows(id) if self._tables is not None else iter(())
 
+    @property
+    def attached(self) -> int:
+        """How many shapes of events its probes give that are attached."""
+        if self.over:
+            return 0
+        owner = count = 0  # a probe's shapes follow each other
+        for schema in self.plan.schemas:
+            owner = schema.id if schema.id in self.plan.asked_by else owner
+            count += owner not in self.removed
+        return count
+
     def produced_by(self, probe: int) -> int:
         """Events that a probe has produced so far, lost ones too."""
         return self.produced.get(probe, 0) if self.over else self.tracer.produced_by(probe)
