@@ -277,6 +277,12 @@ static uint64_t begins(const uint8_t *p, uint64_t at, uint64_t size)
 	return at;
 }
 
+/* Whether what is wrong with a side is told: of a stream of others, on a port of others, nothing is. */
+static int concerns(const struct engine *e, const struct flow *f, const struct side *s)
+{
+	return s->found || kw_flow_ours(e, f);
+}
+
 /* How many bytes are passed to the next that look like a frame of a session; it is in step then. */
 static uint64_t search(const struct engine *e, const struct flow *f, struct side *s, const uint8_t *p, uint64_t size)
 {
@@ -311,7 +317,8 @@ static uint64_t search(const struct engine *e, const struct flow *f, struct side
 }
 
 /* What stands at `at`, where strict reading stopped; gives where to go on. */
-static uint64_t judge(struct engine *e, struct side *s, const uint8_t *p, uint64_t at, uint64_t size)
+static uint64_t judge(struct engine *e, const struct flow *f, struct side *s, const uint8_t *p, uint64_t at,
+		      uint64_t size)
 {
 	uint64_t left = size - at;
 
@@ -329,8 +336,10 @@ static uint64_t judge(struct engine *e, struct side *s, const uint8_t *p, uint64
 		struct verdict v = kw_judge(p + at, left);
 		if (v.wait)
 			return at;
-		kw_complain(e, v.code, p + at, left);
-		if (v.length && !v.header)
+		int sound = v.length && !v.header;
+		if (sound || concerns(e, f, s))
+			kw_complain(e, v.code, p + at, left);
+		if (sound)
 			return at + v.length;
 	}
 	s->synced = 0;
@@ -365,7 +374,7 @@ static uint64_t split(struct engine *e, uint32_t flow, uint32_t side, const uint
 				return at;
 			}
 		}
-		at = judge(e, s, p, at, size);
+		at = judge(e, f, s, p, at, size);
 		if (s->synced && at == before)
 			break;
 	}
@@ -517,7 +526,8 @@ static void hole(struct engine *e, struct flow *f, struct side *s, uint32_t size
 	s->raw = s->raw && s->found;
 	s->skip = s->synced ? left - size : 0;
 	s->begun = 1;
-	trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_BYTES, size);
+	if (concerns(e, f, s))
+		trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_BYTES, size);
 }
 
 static void lose(struct engine *e, struct flow *f, const struct side *s)
@@ -731,7 +741,7 @@ static int end_side(struct engine *e, struct flow *f, struct side *s)
 		trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_ENDS, 0);
 	kw_remark(e, REMARK_RETRANSMISSION, s->again);
 	kw_remark(e, REMARK_REORDERED, s->late);
-	if (s->conflicts) {
+	if (s->conflicts && concerns(e, f, s)) {
 		trouble_of(e, f, TROUBLE_TCP_CONFLICT, VARIANT_FLOW, 0);
 		e->counts[CODE_TROUBLE + TROUBLE_TCP_CONFLICT] += s->conflicts - 1;
 		e->troubles += s->conflicts - 1;

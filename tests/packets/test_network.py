@@ -217,6 +217,40 @@ def test_streams_on_any_port_are_known_by_their_shape(net: Any, read: Any) -> No
     assert set(capture.network.found) <= {"NOT_FRAMES"}
 
 
+def test_what_is_wrong_with_streams_of_others_is_no_fault_on_any_port(net: Any, read: Any) -> None:
+    """Neither a hole nor a segment that comes again with other bytes; on a port of ours they are faults."""
+    segments = [
+        (b"one of two" * 9, 1),
+        (b"two of two" * 9, 1),
+        (b"after a hole", 5000),
+        (b"after a pole", 5000),
+        (b"", 0),
+    ]
+    made = [net.ethernet(net.ipv4(net.udp(frame, ports=(5, 4444)))) for frame in net.session()]
+    for source in (5, 6):  # one that is there from its beginning, one that is not
+        made += [net.ethernet(net.ipv4(net.tcp(b"", 0, 2, ports=(source, 80)), 6))] * (source == 5)
+        made += [net.ethernet(net.ipv4(net.tcp(said, at, ports=(source, 80)), 6)) for said, at in segments]
+    found, capture = read(net.pcap(made), any_port=True)
+    assert found == net.expected()
+    assert capture.network.found == {}
+    assert set(read(net.pcap(made), ports=(80, 4444))[1].network.found) >= {"TCP_GAP", "TCP_CONFLICT"}
+
+
+@pytest.mark.parametrize("said", [b"GET / HTTP/1.1\r\n" * 9, b"\x10\x9f frames", b"\x10\x00\x00\x01 none"])
+def test_streams_of_others_are_no_fault_on_any_port_where_they_begin(
+    net: Any, read: Any, said: bytes
+) -> None:
+    """On a port of ours they are."""
+    made = [net.ethernet(net.ipv4(net.udp(frame, ports=(5, 4444)))) for frame in net.session()]
+    made += [net.ethernet(net.ipv4(net.tcp(b"", 0, 2, ports=(5, 80)), 6))]
+    made += [net.ethernet(net.ipv4(net.tcp(said, 1, ports=(5, 80)), 6))]
+    found, capture = read(net.pcap(made), any_port=True)
+    assert found == net.expected()
+    assert capture.network.found == {}
+    assert capture.network.others["TCP"] == 1
+    assert list(read(net.pcap(made), ports=(80, 4444))[1].network.found) != []
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_stream_is_put_in_order_whatever_the_network_did(net: Any, read: Any, seed: int) -> None:
     source = random.Random(seed)

@@ -369,7 +369,7 @@ class Network:
                 self.trouble(Trouble.TCP_GAP, f"{flow.name} ends inside a frame")
             self._remark(Remark.RETRANSMISSION, stream.again)
             self._remark(Remark.REORDERED, stream.late)
-            if stream.conflicts:
+            if stream.conflicts and (splitter.concerns if splitter is not None else self._any_ours(flow)):
                 self.trouble(Trouble.TCP_CONFLICT, flow.name, stream.conflicts)
         known = [splitter for splitter in flow.splitters if splitter is not None]
         if (
@@ -427,7 +427,8 @@ class Network:
                 flow.splitters[direction] = splitter
             if piece.hole:
                 splitter.hole(piece.hole)
-                self.trouble(Trouble.TCP_GAP, f"{plural(piece.hole, 'byte')} of {flow.name}")
+                if splitter.concerns:
+                    self.trouble(Trouble.TCP_GAP, f"{plural(piece.hole, 'byte')} of {flow.name}")
             if not piece.data:
                 continue
             for found in splitter.feed(piece.data):

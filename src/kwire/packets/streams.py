@@ -286,6 +286,11 @@ class Splitter:
         """Bytes of a frame that is not whole yet."""
         return len(self._buffer)
 
+    @property
+    def concerns(self) -> bool:
+        """Whether what is wrong with it is told: of a stream of others, on a port of others, nothing is."""
+        return self.found or self._patient
+
     def hole(self, size: int) -> None:
         """So many bytes are missing here."""
         there = len(self._buffer)
@@ -356,8 +361,10 @@ class Splitter:
             wrong = {problem.code for problem in problems}
             if wrong == {Code.TRUNCATED_PAYLOAD}:
                 return at
-            self.problems += [one._replace(offset=one.offset - at) for one in problems[:1]]
-            if frame is not None and not wrong & _HEADER_CODES:
+            sound = frame is not None and not wrong & _HEADER_CODES
+            if sound or self.concerns:
+                self.problems += [one._replace(offset=one.offset - at) for one in problems[:1]]
+            if frame is not None and sound:
                 return at + frame.header.length
         self._synced = False
         self.skipped += 1
