@@ -32,6 +32,7 @@ from common import table
 
 from kwire.__main__ import GARBAGE
 from kwire.cli.main import main as command
+from kwire.cli.reading import huge_pages
 from kwire.cli.status import NOT_WHOLE, OK
 from kwire.packets.samples import TICK
 from kwire.wire import cbor
@@ -434,6 +435,7 @@ def measure(verb: str, path: str, options: tuple[str, ...], form: str) -> float:
     if not child:
         os.close(source)
         gc.set_threshold(GARBAGE)  # as the program does when it starts
+        huge_pages()
         start = time.process_time()
         with contextlib.suppress(BaseException):
             if run(verb, path, options, form) in (OK, NOT_WHOLE, NOTHING):

@@ -1,6 +1,7 @@
 """What a process of ours does with its signals."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -50,4 +51,28 @@ def test_who_reads_a_capture_is_one_thread(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if "NUM_THREADS" not in name}
     words = [sys.executable, "-c", code, "stats", "--json", str(path)]
     run = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert run.stdout.splitlines()[-1] == "1", run.stderr
+
+
+HUGE = """
+import sys
+from kwire.cli.main import main
+main()
+parts = open("/proc/self/smaps").read().split("VmFlags: ")
+flags = [after.splitlines()[0].split() for before, after in zip(parts, parts[1:]) if "[heap]" in before]
+print(sum("hg" in one for one in flags))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists() or platform.libc_ver()[0] != "glibc",
+    reason="there are no huge pages for a heap, or malloc has no parameters",
+)
+@pytest.mark.native
+def test_the_heap_of_who_reads_a_capture_lies_in_huge_pages(tmp_path: Path) -> None:
+    """Its first pages, which Python has filled by then, may lie in others."""
+    path = tmp_path / "a.pcapng"
+    path.write_bytes(samples.capture(100))
+    words = [sys.executable, "-c", HUGE, "verify", "--json", str(path)]
+    run = subprocess.run(words, capture_output=True, text=True)
     assert run.stdout.splitlines()[-1] == "1", run.stderr

@@ -154,9 +154,10 @@ def _run(args: list[str], *, ours: bool) -> int:
             parsed = _parse(name, verb, rest)
         verbose = bool(parsed.verbose)
         if name in READING and ours:  # a library's caller keeps what it may do
-            from kwire.cli.reading import confine, one_thread
+            from kwire.cli.reading import confine, huge_pages, one_thread
 
             one_thread()
+            huge_pages()
             confine(parsed)
         with zone(parsed):
             outcome = verb.run(parsed)
