@@ -167,7 +167,10 @@ def cast(type: _str, p: _Any, /) -> _Any:
     """`cast("struct x *", p)`: p as another type."""
 
 def len(text: _Any, most: _int = ..., /) -> _int:
-    """`len(text[, most])`: bytes of a text, which ends at its NUL."""
+    """`len(text[, most]), len(kstack())`: bytes of a text, which ends at its NUL; frames of a stack."""
+
+def socket_cookie(socket: _Any, /) -> _int:
+    """`socket_cookie(args.sk)`: the cookie of a socket, the same in all of its events; of an argument of an fentry or fexit."""
 
 def glob(x: _Any, pattern: _str, /) -> _bool:
     """`glob(x, "*.so")`: whether a text matches: `*`, `?`, `[a-z]`, `[!a-z]`; or `x ~ "*.so"` in a condition."""

@@ -178,16 +178,60 @@ def test_what_functions_of_texts_and_maps_find() -> None:
     assert (run.stdout.partition("\n\n")[0] + "\n", run.stderr) == (FOUND, "")
 
 
+PLACES = r"""
+union either { int whole; float part; };
+struct mixed { char small; double real; union either of; float all[2]; char last; };
+struct bare { unsigned long word; };
+begin {
+  $a = pton("2001:db8::1"); $same = $a == pton("2001:db8::1");
+  print((ntop(10, $a), ntop(pton("::")), $same, $a == pton("::1")));
+  @address = pton("fe80::1:2"); print(ntop(@address));
+  $n = (uint64)0x11ddccbbaa; $four = (uint8[4])$n; printf("%x\n", (int32)$four);
+  print((sizeof(struct mixed), offsetof(struct mixed, real), offsetof(struct mixed, all)));
+  print(*(union either *)(&$n));
+  $b = $n == 0 ? buf("one", 3) : buf("two", 3); print($b); print($n ? buf("abc", 3) : buf("longer", 6));
+  printf("%s %d\n", "cut\0here", 5); printf("\0\n"); printf("ends\n\0here");
+  printf("%d%s", len(kstack(raw, 3)), kstack(raw, 3)); $k = kstack(1); print(len($k));
+}
+interval:us:100 {
+  $word = (uint64 *)ctx; print((((struct bare *)ctx).word == *$word, ctx == 0, *$word > 0));
+  print(*((uint8 *)ctx + rand % 4) < 256); exit();
+}
+"""
+
+PLACED = """(2001:db8::1, ::, true, false)
+fe80::1:2
+ddccbbaa
+(32, 8, 20)
+{ .whole = -573785174, .part = \\xaa\\xbb\\xcc\\xdd }
+two
+abc
+cut 5
+ends
+"""
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_where_values_are() -> None:
+    run = subprocess.run([*KWIRE, "-q", "-e", PLACES], capture_output=True, text=True, timeout=PATIENCE)
+    assert run.stdout.startswith(PLACED), run.stdout + run.stderr
+    frames, *stack = run.stdout.removeprefix(PLACED).partition("\n\n\n")[0].splitlines()
+    assert (frames, len(stack)) == ("3", 6)
+    assert stack[-3:] == ["1", "(true, false, true)", "true"]
+
+
 @pytest.mark.parametrize(
     ("script", "told"),
     [
         ('strcontains("abcd", pid)', "15-39: ERROR: a u32 is no text, and has no length"),
         ("find(5, 1, $x)", "20-21: ERROR: this is not a map"),
         ("find(@m, 1, 5)", "27-28: ERROR: this is no variable"),
+        ('kaddr("a\\xf5")', "15-29: ERROR: the kernel has no symbol a\\xf5"),  # bytes that are no UTF-8
         ("pid > 1 && strstr(comm, @m[1])", "26-45: ERROR: strstr is done before its statement"),
     ],
 )
-def test_what_is_wrong_with_a_function_of_the_prelude_is_wrong_with_its_call(script: str, told: str) -> None:
+def test_what_is_wrong_with_a_function_is_wrong_with_its_call(script: str, told: str) -> None:
     text = f'begin {{ print({script}); @m[1] = "a"; let $x = 1; }}'
     run = subprocess.run([*KWIRE, "-q", "-e", text], capture_output=True, text=True, timeout=PATIENCE)
     assert run.stderr.startswith(f"stdin:1:{told}")

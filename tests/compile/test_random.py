@@ -398,7 +398,9 @@ class Meaning:
             elif isinstance(one, c.TextSet):
                 self.held_texts[one.local] = self.beginning(one)
             elif isinstance(one, c.Store):
-                self.held_texts[one.local] = self.register(one.value).to_bytes(8, "little")
+                had, at = self.held_texts.get(one.local, b""), one.at
+                held = self.register(one.value).to_bytes(8, "little")
+                self.held_texts[one.local] = had[:at] + held + had[at + 8 :]
             elif isinstance(one, c.Each):
                 ended = self.over(one, events)
             elif isinstance(one, c.If):
@@ -582,7 +584,8 @@ class Writer:
         self.types: tuple[t.Scalar | t.Text, ...] = ()  # of all locals
         self.alone = alone  # loops are over maps with one key only: more have no order that could be known
         self.held: list[tuple[int, int]] = []  # locals that hold texts, and the limits of these
-        self.kept: list[int] = []  # those whose memory holds a number
+        self.kept: list[int] = []  # those whose memory holds numbers
+        self.wide = random.Random(seed)  # two of them or one; by dice of their own, which change no others
         self.nested = 0  # texts in keys of texts
         self.given = 0  # the local that holds what the innermost block gives
         self.used: dict[str, c.Key] = {}  # by map a key that is meant again and again
@@ -868,7 +871,9 @@ class Writer:
             if kind == "map":
                 body += self.map_statements()
             elif kind == "store":
-                body.append(c.Store(self.one(*self.kept), self.expression(), SPAN))
+                number = self.one(*self.kept)
+                most = self.types[number].limit - 8
+                body.append(c.Store(number, self.expression(), SPAN, self.wide.choice((0, most))))
             elif kind == "text":
                 body.append(self.set_text(*self.one(*self.held)))
             elif kind == "each":
@@ -916,7 +921,9 @@ class Writer:
         base = c.TextPlace(self.one(*self.kept), t.Pointer(t.U64), SPAN)
         pointer = c.AddressOf(c.Place(base, 0, (), t.KERNEL, SPAN), t.Pointer(t.U64), SPAN)
         type_ = self.one(t.U64, t.S32, t.U8)
-        return c.Load(c.Place(pointer, self.one(0, 8 - t.size_of(type_)), (), t.KERNEL, SPAN), type_, SPAN)
+        most = self.types[base.local].limit - 8  # type: ignore[union-attr]  # a text
+        at = self.one(0, 8 - t.size_of(type_)) + self.wide.choice((0, most))
+        return c.Load(c.Place(pointer, at, (), t.KERNEL, SPAN), type_, SPAN)
 
     def set_text(self, number: int, limit: int) -> c.TextSet:
         """A text for a local that holds one."""
@@ -1034,7 +1041,11 @@ class Writer:
         for _ in range(self.one(0, 0, 1)):
             number = len(self.types)
             start.append(c.Store(number, self.expression(), SPAN))
-            self.types = (*self.types, t.Text(8))
+            size = self.wide.choice((8, 16))
+            if size > 8:
+                known = c.Const(self.wide.getrandbits(64), t.U64, SPAN)
+                start.append(c.Store(number, known, SPAN, 8))
+            self.types = (*self.types, t.Text(size))
             self.kept.append(number)
         body = [*start, *self.block(self.one(2, 2, 3)), self.emit()]
         if self.names:  # what is wrong in a local is seen

@@ -79,6 +79,17 @@ def test_a_stack_without_frames_is_one_too_and_a_limit_cuts() -> None:
     assert [field.display for field in schema.fields if field.type == "stack"] == ["bpftrace", "perf"]
 
 
+def test_the_frames_of_a_stack_are_counted_as_far_as_its_limit_and_kept_nowhere() -> None:
+    made, schema = machine(k="len(kstack())", two="len(kstack(2))", u='len(ustack(5, "build_id"))')
+    made.env.kernel_stack, made.env.user_stack = KERNEL, USER
+    [frame] = made.run(bytes(64)).emitted
+    assert [decode(schema, frame)[one.name] for one in schema.fields[-3:]] == [3, 2, 2]
+    made.env.kernel_stack = []
+    [frame] = made.run(bytes(64)).emitted
+    assert [decode(schema, frame)[one.name] for one in schema.fields[-3:]] == [0, 0, 2]
+    assert not [name for name in made.maps if name.startswith(STACKS)]
+
+
 def test_what_finds_no_room_is_told_as_no_stack_and_counted() -> None:
     made, schema = machine(k='kstack(3, "raw", 2)')
     numbers = [fire(made, schema, [n << 12], USER)[0] for n in (1, 2, 3, 4, 1, 2)]

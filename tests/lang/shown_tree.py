@@ -94,6 +94,10 @@ def value(node: c.Expr | c.Wide, checked: c.Program | None = None) -> str:
     match node:
         case c.Stack(table=table, type=type_):
             return f"{'u' if table.user else 'k'}stack({table.limit}, {type_.mode})"
+        case c.StackDepth(user=user, limit=limit):
+            return f"frames({'u' if user else 'k'}stack({limit}))"
+        case c.SocketCookie(socket=socket):
+            return f"cookie({show(socket)})"
         case c.UserSymbol(address=address):
             return f"usym({show(address)})"
         case c.KernelSymbol(address=address):
@@ -204,6 +208,8 @@ def expression(node: tree.Expr) -> str:
             return f"{where.title}[{', '.join(map(expression, parts))}]"
         case tree.Shown(value=inner):
             return f"shown({expression(inner)})"
+        case tree.Context():
+            return "context"
         case tree.HasKey(element=inner):
             return f"({', '.join(map(expression, inner.key))} in {inner.map.title})"
         case tree.Number(value=number, boolean=boolean):

@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from kwire.live.tracer import Tracer
 
 EXEC = "tracepoint:sched:sched_process_exec"
 ENOPROTOOPT = -errno.ENOPROTOOPT
+SO_COOKIE = 57
 
 
 def options() -> None:
@@ -72,6 +74,22 @@ def test_the_result_after_a_structure_by_value(kind) -> None:
         emit(retval)
 
     assert seen(done) == [(0,), (0,), (ENOPROTOOPT,)]
+
+
+@pytest.mark.needs("fentry")
+def test_the_cookie_of_a_socket_is_what_its_owner_is_told() -> None:
+    @kwire.fentry("do_tcp_setsockopt")
+    def setting(sk):
+        emit(cookie=socket_cookie(sk))
+
+    with kwire.trace(setting, pid=os.getpid()) as events, socket.socket() as one, socket.socket() as other:
+        for sock in (one, other):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        cookies = events.columns()["cookie"].tolist()
+        told = [
+            struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0] for sock in (one, other)
+        ]
+    assert cookies == told
 
 
 def ftraced(tracing: Tracefs, function: str, work) -> int:

@@ -206,6 +206,24 @@ def test_scripts_print_what_bpftrace_prints(
     assert "sold apple" in ours
 
 
+MARKED = """
+usdt:SHOP:shop:sold { $name = usdt_arg(2);
+  printf("%d %s %c\\n", (int32)arg0, str($name), *(int8 *)usdt_arg(2)); }
+"""
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_an_argument_of_a_static_probe_is_an_address_of_the_process(shop: str) -> None:
+    words = [sys.executable, "-m", "kwire", "-q", "-c", shop, "-e", MARKED.replace("SHOP", shop)]
+    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert [line for line in ran.stdout.splitlines() if "apple" in line] == [
+        "0 apple a",
+        "-1 apple a",
+        "-2 apple a",
+    ]
+
+
 NAMED = """
 uprobe:SHOP:price { printf("%d of %s at %d\\n", args.count, str(args.item.name), args.item->price); }
 uprobe:SHOP:price { @[*args.item] = 1; }

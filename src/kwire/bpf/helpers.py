@@ -95,6 +95,7 @@ jiffies64                    5.5   any  int
 trace_printk                 4.1   gpl  int     mem size any any any
 get_prandom_u32              4.1   any  int
 get_smp_processor_id         4.1   any  int
+get_socket_cookie            5.12 any  int     addr
 get_numa_node_id             4.10  any  int
 get_current_pid_tgid         4.2   any  int
 get_ns_current_pid_tgid      5.7   any  int     any any out size

@@ -76,6 +76,7 @@ class Environment:
         "pid",
         "random",
         "retval",
+        "socket_cookie",
         "tai_ns",
         "task",
         "tid",
@@ -104,6 +105,7 @@ class Environment:
         task: int = 0,
         args: Sequence[int] = (),
         retval: int = 0,
+        socket_cookie: int = 0,
         random: int = 1,
         kernel_stack: Sequence[int] = (),
         user_stack: Sequence[int] = (),
@@ -126,6 +128,7 @@ class Environment:
         self.task = task
         self.args = args
         self.retval = retval
+        self.socket_cookie = socket_cookie
         self.random = random
         self.kernel_stack = kernel_stack
         self.user_stack = user_stack

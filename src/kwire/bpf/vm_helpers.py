@@ -278,6 +278,7 @@ SIMULATED: Final[dict[str, Simulation]] = {
     "get_current_comm": _comm,
     "get_current_task": lambda run, *_: run.env.task,
     "get_current_task_btf": lambda run, *_: run.env.task,
+    "get_socket_cookie": lambda run, *_: run.env.socket_cookie,
     "get_current_cgroup_id": lambda run, *_: run.env.cgroup_id,
     "get_current_ancestor_cgroup_id": _ancestor,
     "get_func_ip": lambda run, *_: run.env.func_ip,

@@ -171,6 +171,8 @@ class ExpressionLowering(Builder, ABC):
             return self.binary("add", ip, BREAKPOINT.get(self.options.arch.machine, 0))
         if e.op == "usermode":
             return self._user_mode()
+        if e.op == "context":
+            return self.as_number(self.function.context)
         if e.op == "nsecs" and self.now is not None:
             return self.now
         if e.op not in BUILTINS:
@@ -305,6 +307,12 @@ class ExpressionLowering(Builder, ABC):
             self.prologue += self.block.body
             self.block = before
         return self.arguments[key]
+
+    def socket_cookie(self, e: checked.SocketCookie) -> Operand:
+        """The cookie of a socket: the helper takes the argument only as the verifier knows it."""
+        assert isinstance(e.socket.access, Argument)
+        socket = self.load(self.function.context, 8 * e.socket.access.number, 8, pure=True)
+        return self.call("get_socket_cookie", socket)
 
     def context_address(self, e: checked.Context) -> Operand:
         """The context's address."""
@@ -685,6 +693,10 @@ class ExpressionLowering(Builder, ABC):
         """Raise `LanguageError` about a place in the program."""
 
     @abstractmethod
+    def as_number(self, address: Operand) -> Operand:
+        """An address as a number, with which anything may be done."""
+
+    @abstractmethod
     def map_get(self, e: checked.MapGet) -> Operand:
         """The value at a key of a map."""
 
@@ -707,6 +719,10 @@ class ExpressionLowering(Builder, ABC):
     @abstractmethod
     def stack(self, e: checked.Stack | checked.UserSymbol) -> Operand:
         """The number of a stack."""
+
+    @abstractmethod
+    def stack_depth(self, e: checked.StackDepth) -> Operand:
+        """How many frames a stack has."""
 
     @abstractmethod
     def kernel_symbol(self, e: checked.KernelSymbol) -> Operand:
@@ -832,7 +848,9 @@ _LOWER: dict[type, Callable[[ExpressionLowering, Any], Operand]] = {
     checked.EachKey: lambda lower, e: lower.each[0],
     checked.EachValue: lambda lower, e: lower.each[1],
     checked.EachGet: lambda lower, e: lower.each_get(e),
+    checked.SocketCookie: ExpressionLowering.socket_cookie,
     checked.Stack: lambda lower, e: lower.stack(e),
+    checked.StackDepth: lambda lower, e: lower.stack_depth(e),
     checked.UserSymbol: lambda lower, e: lower.stack(e),
     checked.KernelSymbol: lambda lower, e: lower.kernel_symbol(e),
 }

@@ -37,7 +37,7 @@ from kwire.compile.scratch import Stretch
 from kwire.compile.variable_length import Record, bytes_wanted, text_reader
 from kwire.hints import TYPE_CHECKING, NoReturn, TypeAlias
 from kwire.kinds import KINDS
-from kwire.lang import checked
+from kwire.lang import checked, types
 from kwire.lang.errors import Diagnostic, LanguageError
 from kwire.lang.forms import Node, walk
 from kwire.lang.tree import Span
@@ -303,10 +303,12 @@ class Lower(ExpressionLowering):
         return unit.held[local]
 
     def address_of(self, e: checked.AddressOf) -> Operand:
-        """The address of a place; of memory in maps as a number, with which anything may be done."""
+        """The address of a place; of memory in maps as a number."""
         address = super().address_of(e)
-        if not isinstance(e.place.base, CHANGING):
-            return address
+        return self.as_number(address) if isinstance(e.place.base, CHANGING) else address
+
+    def as_number(self, address: Operand) -> Operand:
+        """An address as a number, with which anything may be done: it has been in a map."""
         base, at = self.room(WORD)
         self.store(base, at, WORD, address)
         return self.load(base, at, WORD)
@@ -334,6 +336,12 @@ class Lower(ExpressionLowering):
         from kwire.compile.stacks import number  # most programs do without
 
         return number(self, self.unit.stacks, e)
+
+    def stack_depth(self, e: checked.StackDepth) -> Operand:
+        """How many frames a stack has."""
+        from kwire.compile.stacks import depth  # most programs do without
+
+        return depth(self, self.unit.stacks, e)
 
     def kernel_symbol(self, e: checked.KernelSymbol) -> Operand:
         """An address in the kernel, which is told by its name."""
@@ -404,7 +412,10 @@ class Lower(ExpressionLowering):
                 self._hold(statement)
             elif isinstance(statement, checked.Store):
                 value = self.expr(statement.value)
-                self.store(self._frame()[0], self._held(statement.local, WORD), WORD, value)
+                memory = self.unit.program.locals[statement.local].type
+                assert isinstance(memory, types.Text)
+                at = self._held(statement.local, memory.limit) + statement.at
+                self.store(self._frame()[0], at, WORD, value)
                 self._next_age()
             elif isinstance(statement, checked.MapSet):
                 self._maps.set(statement)

@@ -77,6 +77,20 @@ def number(b: "Lower", memory: Stretch, e: checked.Stack | checked.UserSymbol) -
     return _entered(b, e.table, key)
 
 
+def depth(b: "Lower", memory: Stretch, e: checked.StackDepth) -> Operand:
+    """How many frames a stack has; none where the kernel tells of none. `memory`: where they are put."""
+    size = FRAME_SIZE * e.limit
+    memory.room(size)
+    place = memory.here(b, cpu(b, b.options))
+    found = b.call("get_stack", b.function.context, At(place, 0), size, USER_STACK if e.user else 0)
+    none, some = b.new_block("none"), b.new_block("some")
+    b.branch("slt", found, 0, none, some)
+    b.start(none)
+    b.start(some)
+    frames = b.emit("rsh", [found, 3])
+    return b.join([(none, 0), (some, frames)])
+
+
 def kernel_symbol(b: "Lower", e: checked.KernelSymbol) -> Operand:
     """An address in the kernel, entered in the table by which it is named; 0 is nowhere, and in none."""
     address = b.expr(e.address)

@@ -201,7 +201,9 @@ def _every(kind: str) -> Sequence[tuple[str, str]]:
 def _stubs(pattern: str) -> list[str]:
     """Tracepoints by the functions that walk their probes, which the symbol table names."""
     try:
-        return list(kernel_symbols().search(rb"__traceiter_(" + pattern.encode() + rb")"))
+        return list(
+            kernel_symbols().search(rb"__traceiter_(" + pattern.encode("utf-8", "surrogateescape") + rb")")
+        )
     except KernelError:
         return []
 

@@ -69,7 +69,7 @@ class Symbols:
 
     def addresses(self, name: str, module: str | None = None) -> list[int]:
         """All addresses of a name, in `module` only where one is given ("" is the kernel proper)."""
-        lines = self._lines_of(name.encode())
+        lines = self._lines_of(name.encode("utf-8", "surrogateescape"))
         return [int(line[1], 16) for line in lines if module in (None, (line[4] or b"").decode())]
 
     def functions_named(self, names: Collection[str]) -> dict[str, dict[str, list[int]]]:
@@ -77,7 +77,7 @@ class Symbols:
 
         Those that the kernel forgot when it had started are not among them.
         """
-        wanted = {name.encode() for name in names}
+        wanted = {name.encode("utf-8", "surrogateescape") for name in names}
         start, end = (self.addresses(name, "")[:1] or [0] for name in ("_sinittext", "_einittext"))
         forgotten = range(start[0], end[0])
         if len(wanted) > FEW:

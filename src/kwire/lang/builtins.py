@@ -53,6 +53,7 @@ OPERATIONS = {
     "rand": "bpf_get_prandom_u32()",
     "jiffies": "bpf_jiffies64()",
     "numaid": "bpf_get_numa_node_id()",
+    "context": "the address of what the program is given, as a number",
     "usermode": "whether the code segment of the registers is one of programs",
 }
 """`checked.Builtin.op` → what it computes."""
@@ -201,11 +202,19 @@ FUNCTIONS = (
     ),
     Function(
         "len",
-        "len(text[, most])",
+        "len(text[, most]), len(kstack())",
         1,
         2,
-        "bytes of a text, which ends at its NUL",
+        "bytes of a text, which ends at its NUL; frames of a stack",
         hint="(text: Any, most: int = ..., /) -> int",
+    ),
+    Function(
+        "socket_cookie",
+        "socket_cookie(args.sk)",
+        1,
+        1,
+        "the cookie of a socket, the same in all of its events; of an argument of an fentry or fexit",
+        hint="(socket: Any, /) -> int",
     ),
     Function(
         "glob",

@@ -8,7 +8,7 @@ The types of locals and fields are variables (`variables`), which the values the
 looked at once; a loop again where its end tells more of a local than was known when it was read above.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from kwire.hints import TypeAlias
 from kwire.kinds import KINDS
@@ -778,17 +778,19 @@ class Body(ExpressionChecker):
                 return t.BOOL if bools else values.smallest(min(plain), max(plain))
         return super().sized(value) if self.idle else value.type
 
-    def _memory(self, name: str) -> int:
-        """The local that is memory of 8 bytes, by its name."""
-        self.texts.setdefault(name, WORD)
-        return self.variables.setdefault(name, Variable(len(self.variables), text=WORD)).number
+    def _memory(self, name: str, size: int = WORD) -> int:
+        """The local that is memory of so many bytes, by its name."""
+        self.texts.setdefault(name, size)
+        return self.variables.setdefault(name, Variable(len(self.variables), text=size)).number
 
-    def number_in_memory(self, value: c.Expr) -> c.Place:
-        """Where a number is in memory of its own."""
+    def numbers_in_memory(self, numbers: Sequence[c.Expr], span: Span) -> c.Place:
+        """Where numbers are in memory of their own, one behind the other."""
         self.copies += 1
-        number = self._memory(f"{self.scope.prefix}once#{self.copies}{MEMORY}")
-        self.pending.append(c.Store(number, value, value.span))
-        return c.Place(c.TextPlace(number, t.Pointer(value.type), value.span), 0, (), t.KERNEL, value.span)
+        name = f"{self.scope.prefix}once#{self.copies}{MEMORY}"
+        local = self._memory(name, WORD * len(numbers))
+        for at, one in enumerate(numbers):
+            self.pending.append(c.Store(local, one, one.span, WORD * at))
+        return c.Place(c.TextPlace(local, t.Pointer(t.U64), span), 0, (), t.KERNEL, span)
 
     def address(self, value: Value, span: Span) -> c.Expr:
         """The address of what a name stands for: of a local that of memory that always holds its value."""

@@ -445,6 +445,16 @@ The buckets of "hist" are the powers of two: negative numbers, 0, 1, 2 to 3, 4 t
 """
 
 
+class SocketCookie(Node):
+    """The cookie of a socket, which is the number by which the kernel knows it; `socket` is an argument of
+    the probed function.
+    """
+
+    socket: Param
+    type: Int
+    span: Span
+
+
 class TextConst(Node):
     """A text that is known, without its NUL, at most `type.limit` bytes."""
 
@@ -515,6 +525,15 @@ class Stack(Node):
     span: Span
 
 
+class StackDepth(Node):
+    """How many frames the stack of the kernel, or (`user`) of the process has, as far as the limit."""
+
+    user: bool
+    limit: int
+    type: Int
+    span: Span
+
+
 class UserSymbol(Node):
     """An address in the current process as the number of a stack of this one frame."""
 
@@ -569,7 +588,9 @@ Expr: TypeAlias = (
     | EachKey
     | EachValue
     | EachGet
+    | SocketCookie
     | Stack
+    | StackDepth
     | UserSymbol
     | KernelSymbol
 )
@@ -597,11 +618,14 @@ class TextSet(Node):
 
 
 class Store(Node):
-    """The memory of local number `local`, a `Text`, holds the 8 bytes of a number."""
+    """The memory of local number `local`, a `Text`, holds the 8 bytes of a number from byte `at` on, which is
+    a multiple of 8.
+    """
 
     local: int
     value: Expr
     span: Span
+    at: int = 0
 
 
 class If(Node):

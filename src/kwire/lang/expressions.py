@@ -698,6 +698,8 @@ class ExpressionChecker:
                 return then.replace(items=tuple(self._select(test, *pair, span) for pair in pairs), span=span)
             message = f"one is {t.article(then.type)}, the other {t.article(otherwise.type)}"
             raise TextError(span, message)
+        if isinstance(then, c.ReadBytes) and isinstance(otherwise, c.ReadBytes):
+            return values.select_bytes(test, then, otherwise, span)
         return values.select(test, values.scalar(then), values.scalar(otherwise), span)
 
     def _cast(self, node: tree.Cast) -> Value:
@@ -722,20 +724,23 @@ class ExpressionChecker:
             value = self.in_memory(value)
             assert isinstance(value, c.ReadText)
             size, place = value.fixed or value.type.limit + 1, value.place
+        elif isinstance(value, values.Tuple):  # of numbers, each as 8 bytes
+            numbers = [values.convert(values.scalar(one), t.U64, node.span) for one in value.items]
+            size, place = 8 * len(numbers), self.numbers_in_memory(numbers, node.span)
         else:
             number = values.scalar(value)
             size = t.size_of(self.sized(number) if not type_.length else number.type)
             size = max(size, min(t.size_of(type_), 8) if isinstance(number, c.Const) else 0)
-            place = self.number_in_memory(values.convert(number, t.U64, node.span))
+            place = self.numbers_in_memory([values.convert(number, t.U64, node.span)], node.span)
         length = type_.length or size // element
         if not 0 < length * element <= size:
             message = f"{plural(size, 'byte')} cannot become {t.describe(type_)}"
             raise TextError(node.type_span, message, "cast a pointer")
         return c.ReadBlock(place, length * element, type_.replace(length=length), node.span)
 
-    def number_in_memory(self, value: c.Expr) -> c.Place:
-        """Where a number is in memory. Raises `TextError` where there is no place for it."""
-        raise TextError(value.span, "this number is nowhere in memory here")
+    def numbers_in_memory(self, numbers: Sequence[c.Expr], span: Span) -> c.Place:
+        """Where numbers are in memory. Raises `TextError` where there is no place for them."""
+        raise TextError(span, "this number is nowhere in memory here")
 
     def address(self, value: Value, span: Span) -> c.Expr:
         """The address of what a name stands for. Raises `TextError` where it has none."""
@@ -745,6 +750,9 @@ class ExpressionChecker:
             return c.AddressOf(value.place, t.Pointer(value.type, value.place.space), span)
         cure = "give it to a variable" if not isinstance(value, values.Tuple) else "take one of its parts"
         raise TextError(span, f"{t.article(value.type)} has no address here", cure)
+
+    def _context(self, node: tree.Context) -> Value:
+        return c.Builtin("context", t.Pointer(t.VOID), node.span)
 
     def _shown(self, node: tree.Shown) -> Value:
         assert isinstance(node.type, t.SCALARS)

@@ -11,13 +11,13 @@ from kwire.kinds import KINDS
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
 from kwire.lang import types as t
-from kwire.lang.context import Located
+from kwire.lang.context import Argument, Located
 from kwire.lang.errors import TextError, did_you_mean
 from kwire.lang.tree import Span
 from kwire.lang.types import Type
 from kwire.lang.values import Literal, Value
 from kwire.lazy import NamedTuple
-from kwire.words import plural
+from kwire.words import article, plural
 
 if TYPE_CHECKING:
     from kwire.lang.expressions import ExpressionChecker
@@ -80,6 +80,10 @@ def cast(value: Value, type_: Type, span: Span, type_span: Span, space: str = ""
     if isinstance(type_, t.Struct):
         cure = f'add a star: "{t.describe(type_)} *"'
         raise TextError(type_span, "a value cannot become a structure, a pointer can point to one", cure)
+    array = value.type if isinstance(value, c.ReadBlock) else None
+    if isinstance(array, t.Array) and isinstance(type_, t.Int) and t.size_of(array) == type_.size:
+        assert isinstance(value, c.ReadBlock)  # an array is the number that its bytes are
+        return values.load(value.place, type_, span)
     if isinstance(type_, t.Array):
         if isinstance(value, c.ReadBlock) and t.size_of(type_) <= t.size_of(value.type):
             return values.load(value.place, type_, span)
@@ -315,7 +319,10 @@ def _sizeof(call: Arguments) -> Value:
 
 
 def _len(call: Arguments) -> Value:
-    """Bytes of a text; of what a pointer points to, at most so many."""
+    """Bytes of a text; of what a pointer points to, at most so many; frames of a stack."""
+    if isinstance(call.values[0], c.Stack):
+        table = call.values[0].table
+        return c.StackDepth(table.user, table.limit, t.U64, call.span)
     value = call.checker.text(call.values[0])
     if isinstance(value, Literal):
         size = len(value.value.encode("utf-8", "surrogateescape"))
@@ -331,6 +338,23 @@ def _len(call: Arguments) -> Value:
         assert isinstance(made, c.ReadText)
         text = made
     return c.TextLength(text, t.U64, call.span)
+
+
+def _socket_cookie(call: Arguments) -> Value:
+    """The cookie of a socket that the probed function is given."""
+    [value] = call.values
+    if KINDS[call.checker.site.kind].context != "typed slots":
+        message = f"there is no socket_cookie at {article(call.checker.site.kind)}"
+        raise TextError(call.span, message, "the kernel lets fentry and fexit ask for it")
+    struct = value.type.target if isinstance(value.type, t.Pointer) else None
+    types = call.checker.types
+    while isinstance(struct, t.Struct) and struct.name != "sock_common":  # each kind of socket begins with it
+        first = types.member(struct, next(iter(types.members(struct)), ""))
+        struct = first.type if first is not None and not first.offset_bits else None
+    if struct is None or not isinstance(value, c.Param) or not isinstance(value.access, Argument):
+        cure = "give it an argument of the function: socket_cookie(args.sk)"
+        raise TextError(value.span, f"{t.article(value.type)} is no socket that the function was given", cure)
+    return c.SocketCookie(value, t.U64, call.span)
 
 
 def _reg(call: Arguments) -> Value:
@@ -429,6 +453,7 @@ HANDLERS: dict[str, Callable[[Arguments], Value]] = {
     "ustack": _stack,
     "sizeof": _sizeof,
     "len": _len,
+    "socket_cookie": _socket_cookie,
     "min": _extreme,
     "max": _extreme,
     "turns": _turns,

@@ -252,7 +252,7 @@ def _limit(type_: Part) -> int:
     if isinstance(type_, t.Text):
         return type_.limit
     if isinstance(type_, t.Enum) and t.is_constant_text(type_):
-        return max(1, *(len(name.encode()) for name, _ in type_.values))
+        return max(1, *(len(name.encode("utf-8", "surrogateescape")) for name, _ in type_.values))
     return 0
 
 

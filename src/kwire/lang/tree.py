@@ -228,6 +228,12 @@ class Shown(Node):
     span: Span
 
 
+class Context(Node):
+    """The address of what the kernel gives the program: registers, an event's record, arguments."""
+
+    span: Span
+
+
 class Tuple(Node):
     """`(a, b, …)`, or with names (as many as items; else none) a record, `(x=a, y=b)`."""
 
@@ -253,6 +259,7 @@ Expr: TypeAlias = (
     | Element
     | HasKey
     | Shown
+    | Context
     | Tuple
 )
 

@@ -267,6 +267,24 @@ def fits(value: c.Const, type_: Type) -> bool:
     return low <= value.value <= high
 
 
+def select_bytes(test: c.Expr, then: c.ReadBytes, otherwise: c.ReadBytes, span: Span) -> c.ReadBytes:
+    """One of two values that are bytes: their addresses and lengths are chosen."""
+    if then.place.space != otherwise.place.space:
+        message = "one is in the kernel's memory, the other in that of the process"
+        raise TextError(span, message, "print each by itself")
+    one, other = (
+        c.AddressOf(side.place, t.Pointer(t.U8, side.place.space), side.span) for side in (then, otherwise)
+    )
+    length = then.length
+    if not (isinstance(length, c.Const) and isinstance(otherwise.length, c.Const)) or (
+        length.value != otherwise.length.value
+    ):
+        length = select(test, then.length, otherwise.length, span)
+    limit = max(then.type.limit, otherwise.type.limit)
+    type_ = t.Bytes(limit, then.place.space)
+    return c.ReadBytes(place_at(select(test, one, other, span), span), length, type_, span)
+
+
 def select(test: c.Expr, then: c.Expr, otherwise: c.Expr, span: Span) -> c.Expr:
     """One of two scalars, as the type that holds both."""
     if isinstance(otherwise, c.Const) and fits(otherwise, then.type):

@@ -9,6 +9,7 @@ from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.macros import meant
 from kwire.lang.bpftrace.types import plain
+from kwire.lang.forms import walk
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -76,6 +77,15 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
         data = text.encode("utf-8", "surrogateescape")
         return None if not size or size < 0 else data[: size - 1].decode("utf-8", "surrogateescape")
     return None
+
+
+def values_given(low: "Lowering", node: s.Var) -> list[s.Expr | None]:
+    """All that a variable is given in the probe; None: a declaration without a value."""
+    return [
+        one.value
+        for one in walk(low.probe.body)
+        if isinstance(one, s.Assign | s.Let) and one.target == node.replace(span=one.target.span)
+    ]
 
 
 def kind_word(kind: str) -> str:

@@ -9,7 +9,7 @@ from kwire.lang import tree
 from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import unready
-from kwire.lang.bpftrace.constants import constant, text_constant
+from kwire.lang.bpftrace.constants import constant, text_constant, values_given
 from kwire.lang.bpftrace.library import LIBRARY
 from kwire.lang.bpftrace.macros import expand
 from kwire.lang.bpftrace.maps import deleted, has_key, with_keys
@@ -77,6 +77,11 @@ def ntop(low: "Lowering", node: s.Call) -> tree.Expr:
     """A network address."""
     address = low.expression(node.arguments[-1])
     return tree.Call("ip", (address,), (), node.span, node.function_span)
+
+
+def socket_cookie(low: "Lowering", node: s.Call) -> tree.Expr:
+    """The cookie of a socket."""
+    return _plain(low, "socket_cookie", node)
 
 
 def macaddr(low: "Lowering", node: s.Call) -> tree.Expr:
@@ -216,12 +221,10 @@ def _given_once(low: "Lowering", node: s.Expr) -> bool:
     """Whether this is a variable that is given one text, which is known, and has no place in memory."""
     if not isinstance(node, s.Var) or low.expanding:
         return False
-    given: list[s.Expr | None] = []
-    for one in walk(low.probe.body):
-        if isinstance(one, s.Assign | s.Let) and one.target == node.replace(span=one.target.span):
-            given.append(one.value)
-        elif isinstance(one, s.AddressOf) and one.operand == node.replace(span=one.operand.span):
-            return False
+    addresses = (one.operand for one in walk(low.probe.body) if isinstance(one, s.AddressOf))
+    if any(one == node.replace(span=one.span) for one in addresses):
+        return False
+    given = values_given(low, node)
     return len(given) == 1 and isinstance(given[0], s.Str)
 
 
@@ -306,7 +309,7 @@ FUNCTIONS: Final["Mapping[str, Callable[[Lowering, s.Call], tree.Expr]]"] = {
                 strftime,
                 strerror,
             ),
-            *(signal_name, syscall_name, cgroup_path),
+            *(signal_name, syscall_name, cgroup_path, socket_cookie),
         )
     },
     **LIBRARY,

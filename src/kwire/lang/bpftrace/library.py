@@ -12,7 +12,7 @@ from kwire.kinds import file_and_name
 from kwire.lang import tree
 from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
-from kwire.lang.bpftrace.constants import constant, text_constant
+from kwire.lang.bpftrace.constants import constant, text_constant, values_given
 from kwire.lang.bpftrace.maps import declaration, with_keys
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
@@ -113,13 +113,21 @@ def reg(low: "Lowering", node: s.Call) -> tree.Expr:
 
 
 def pton(low: "Lowering", node: s.Call) -> tree.Expr:
-    """An IPv4 address as it is on the wire."""
-    text = text_constant(low, node.arguments[0])
+    """A network address as it is on the wire: of IPv4 a number, of IPv6 16 bytes."""
+    [given], span = node.arguments, node.span
+    text = text_constant(low, given)
+    if text is None:
+        raise TextError(given.span, "the address is not a string", 'write pton("127.0.0.1")')
     try:
-        return tree.Number(int.from_bytes(socket.inet_pton(socket.AF_INET, text or ""), "little"), node.span)
-    except OSError:
-        message = f"{text or 'this'} is no IPv4 address"
-        raise TextError(node.arguments[0].span, message, "IPv6 is not supported yet") from None
+        wire = socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+    except (OSError, ValueError):
+        cure = 'write pton("127.0.0.1"), or pton("::1")'
+        raise TextError(given.span, f"{text} is no network address", cure) from None
+    numbers = [int.from_bytes(wire[at : at + 8], "little") for at in range(0, len(wire), 8)]
+    if len(numbers) == 1:
+        return tree.Number(numbers[0], span)
+    words = tree.Tuple(tuple(tree.Number(one, span) for one in numbers), span)
+    return tree.Cast(f"u8[{len(wire)}]", words, span, span)
 
 
 def uaddr(low: "Lowering", node: s.Call) -> tree.Expr:
@@ -199,10 +207,17 @@ def memcmp(low: "Lowering", node: s.Call) -> tree.Expr:
 
 
 def len_(low: "Lowering", node: s.Call) -> tree.Expr:
-    """How many keys a map has: they are counted."""
+    """How many keys a map has: they are counted; how many frames a stack has."""
     [map] = node.arguments
+    stack = map
+    if isinstance(map, s.Var):
+        given = values_given(low, map)
+        stack = given[0] if len(given) == 1 and given[0] is not None else map
+    if isinstance(stack, s.Name | s.Call) and _word(stack) in ("kstack", "ustack"):
+        return tree.Call("len", (low.expression(stack),), (), node.span, node.function_span)
     if not isinstance(map, s.Map) or map.key is not None:
-        raise TextError(map.span, "len takes a map with keys", "write len(@map), or strlen(text)")
+        cure = "write len(@map), len(kstack), or strlen(text)"
+        raise TextError(map.span, "len takes a map with keys, or a stack", cure)
     with_keys(low, map, "len()")
     low.hoist(node.span)
     span, count = node.span, low.declare("")
@@ -211,6 +226,10 @@ def len_(low: "Lowering", node: s.Call) -> tree.Expr:
     body = (tree.Assign(count, more, span, span),)
     low.pending.append(tree.ForMap(low.declare(""), declaration(low, map), body, span, span, map.span))
     return tree.Name(count, span)
+
+
+def _word(node: s.Name | s.Call) -> str:
+    return node.id if isinstance(node, s.Name) else node.function
 
 
 def username(low: "Lowering", span: Span) -> tree.Expr:

@@ -38,7 +38,7 @@ def printf(low: "Lowering", node: s.Call, prints: str = "printf", head_text: str
     if not isinstance(head, s.Str):
         raise TextError(head.span, "the format is not a string", f'write {node.function}("…", …)')
     try:
-        texts, conversions = split(head.value)
+        texts, conversions = split(_ended(head.value))
     except FormatError as error:
         cure = "write %% for a percent sign" if "conversion" in str(error) else ""
         raise TextError(head.span, str(error), cure) from None
@@ -208,13 +208,17 @@ def emit(
     """An event that is printed."""
     if any("\ud800" <= char <= "\udfff" for char in format):
         raise TextError(span, "bytes that are no UTF-8 cannot be printed yet")
-    if "\0" in format:
-        format = format[: format.index("\0")]
+    format = _ended(format)
     written = sum(not one.startswith("division") for one in low.prints)  # those of divisions are not
     name = f"{prints}{written + 1}"
     low.prints[name] = tree.Print(prints, format, span, tuple(places))
     event = tree.String(name, span)
     return tree.Do(tree.Call("emit", (event,), tuple(fields.items()), span, span), span)
+
+
+def _ended(text: str) -> str:
+    """A text as far as its NUL."""
+    return text.partition("\0")[0]
 
 
 def _field_name(node: s.Expr) -> str:
@@ -252,6 +256,7 @@ def _folded(conversion: Conversion, text: str, span: Span) -> str:
     """A text that is known, as its conversion prints it."""
     if conversion.letters != "s":
         raise TextError(span, f"{conversion.text} does not take a string", "use %s")
+    text = _ended(text)
     if conversion.precision >= 0:
         text = text[: conversion.precision]
     return text.ljust(conversion.width) if "-" in conversion.flags else text.rjust(conversion.width)

@@ -22,6 +22,8 @@ MODULE: Final = "script"
 
 TAGS: Final = ("struct", "union", "enum")
 WORD: Final = 8
+FLOATS: Final = {"float": 4, "double": 8}
+"""Bytes of floating-point numbers, which are no numbers to programs."""
 _NAMED: Final = re.compile(r"\s*(?:(struct|union|enum)\s+)?(\w+)\s*((?:\*\s*)*)((?:\[\s*\d+\s*\]\s*)*)")
 
 
@@ -135,6 +137,8 @@ class OwnTypes:
                 self._structs[name] = made
         elif isinstance(one.inner, s.CEnum):
             made = t.Enum(one.inner.name, 4, False, one.inner.values)
+        elif one.type in FLOATS:
+            made = t.Array(t.U8, FLOATS[one.type], t.RAW)
         else:
             try:
                 made = self.type(plain(one.type))
@@ -149,7 +153,8 @@ class OwnTypes:
     def alignment(self, type_: Type) -> int:
         """Of which number of bytes a member's place is a multiple."""
         if isinstance(type_, t.Array):
-            return self.alignment(type_.element)
+            floating = type_.display == t.RAW
+            return type_.length if floating else self.alignment(type_.element)
         if isinstance(type_, t.Struct) and type_.module == MODULE:
             laid = self._laid[type_.id]
             widest = max((self.alignment(one.type) for _, one in laid), default=1)

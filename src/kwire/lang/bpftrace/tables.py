@@ -93,7 +93,9 @@ BUILTINS: Final = (
     Word("retval", "retval", "what the function returned"),
     Word("cpid", "cpid", "process id of the command of -c"),
     Word("has_cpid", "has_cpid", "whether there is a command"),
-    Word("ctx", "ctx.name", "what an iterator is at: ctx.task"),
+    Word(
+        "ctx", "ctx, ctx.name", "the address of what the program is given; what an iterator is at: ctx.task"
+    ),
     Word("kstack", "kstack", "the kernel's stack"),
     Word("ustack", "ustack", "the program's stack"),
     Word("rand", "rand", "a random number"),
@@ -222,7 +224,7 @@ FUNCTIONS: Final = (
     Word("usdt_arg", "usdt_arg(0)", "an argument of a usdt probe, as an address", True, 1, 1),
     Word("memcmp", "memcmp(a, b, n)", "0 where the first n bytes at two places are the same", True, 3, 3),
     Word("strlen", "strlen(text)", "bytes of a text", True, 1, 1),
-    Word("len", "len(@map)", "how many keys a map has", True, 1, 1),
+    Word("len", "len(@map), len(kstack)", "how many keys a map has, or how many frames a stack", True, 1, 1),
     Word("percpu_kaddr", 'percpu_kaddr("name"[, cpu])', "a kernel variable that each CPU has", True, 1, 2),
     Word("ppid", "ppid(task)", "process id of a task's parent", True, 0, 1),
     Word("pcomm", "pcomm(task)", "name of a task's parent", True, 0, 1),
@@ -232,14 +234,22 @@ FUNCTIONS: Final = (
     Word("tid", "tid(init), tid(curr_ns)", "thread id, likewise", True, 0, 1),
     Word("nsecs", "nsecs(monotonic), nsecs(boot), nsecs(tai)", "the time by a clock", True, 0, 1),
     Word("reg", 'reg("ip")', "a register of the machine", True, 1, 1),
-    Word("pton", 'pton("127.0.0.1")', "an IPv4 address, as it is on the wire", True, 1, 1),
+    Word("pton", 'pton("127.0.0.1")', "an address of IPv4 or IPv6, as it is on the wire", True, 1, 1),
+    Word(
+        "socket_cookie",
+        "socket_cookie(args.sk)",
+        "the cookie of a socket, of an argument of an fentry or fexit",
+        True,
+        1,
+        1,
+    ),
     Word("uaddr", 'uaddr("name")', "the address of a variable of the program, in uprobes", True, 1, 1),
     Word("cgroupid", 'cgroupid("path")', "the id of a control group", True, 1, 1),
     Word("is_err", "is_err(p)", "whether an address is an error of the kernel", True, 1, 1),
     *(
         Word(name, f"{name}(…)", "", False, 0, 64)
         for name in (
-            *("path", "socket_cookie", "dw_ustack", "typeof", "str_concat"),
+            *("path", "dw_ustack", "typeof", "str_concat"),
             *("is_ptr", "is_str", "is_integer", "is_array", "strcap", "kfunc_exist", "kfunc_allowed"),
             "is_unsigned_integer",
         )
