@@ -1,4 +1,6 @@
-"""Metrics of running agents, collectors and recordings: what a scrape says is what `kwire verify` says."""
+"""Metrics of running agents, collectors and recordings: what a scrape says is what `kwire verify` says, what
+Prometheus itself stores, and what is sent over OTLP.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from otlp_receiver import Receiver, Samples, page, samples
 from prometheus_client.parser import text_string_to_metric_families
 from verbs import KWIRE, Verb
 from waiting import PATIENCE, until
@@ -53,14 +56,17 @@ class Served(Verb):
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
 
-    def scrape(self) -> Scrape:
+    def page(self) -> str:
         status, text = self.get("/metrics")
         while status == 429:
             time.sleep(0.2)
             status, text = self.get("/metrics")
         assert status == 200
+        return text
+
+    def scrape(self) -> Scrape:
         found: Scrape = {}
-        for family in text_string_to_metric_families(text):
+        for family in text_string_to_metric_families(self.page()):
             for sample in family.samples:
                 found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
         return found
@@ -277,3 +283,144 @@ def test_a_scripts_maps_are_scraped_while_it_runs(
     assert found["getppid_ids_bucket"][bound,] == 1234
     assert found["getppid_ids_bucket"][str((1 << load.pid.bit_length() - 1) - 1),] == 0
     assert found["getppid_last_seconds"][str(load.pid),] > 0
+
+
+# ---------------------------------------------------------------------- over OTLP
+
+MOVING = {
+    "process_cpu_seconds_total",
+    "process_resident_memory_bytes",
+    "process_virtual_memory_bytes",
+    "process_open_fds",
+}
+EXPORT = ("--otlp-interval", "1")
+
+
+@pytest.fixture
+def receivers() -> Iterator[Callable[[], Receiver]]:
+    begun: list[Receiver] = []
+
+    def begin() -> Receiver:
+        begun.append(Receiver())
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.close()
+
+
+def still(found: Samples) -> Samples:
+    """What does not move by itself."""
+    return {key: value for key, value in found.items() if key[0] not in MOVING}
+
+
+def agreed(served: Served, receiver: Receiver) -> Samples:
+    """What both tell, when nothing moves: an export made between two pages that are the same."""
+    found: list[Samples] = []
+
+    def look() -> bool:
+        before, seen = page(served.page()), len(receiver.requests)
+        until(lambda: len(receiver.requests) >= seen + 2)  # the first may have been gathered before
+        sent = samples(receiver.requests[seen + 1])
+        found[:] = [before, sent]
+        return still(page(served.page())) == still(before)
+
+    until(look)
+    before, sent = found
+    assert before.keys() == sent.keys()
+    assert still(before) == still(sent)
+    return sent
+
+
+def value(found: Samples, name: str, **labels: str) -> float:
+    return found[name, frozenset(labels.items())]
+
+
+def names_of(found: Samples) -> set[str]:
+    return {name for name, _ in found}
+
+
+def test_what_is_sent_over_otlp_is_what_prometheus_and_verify_see(
+    start: Callable[..., Served],
+    load: subprocess.Popen[str],
+    receivers: Callable[[], Receiver],
+    tmp_path: Path,
+) -> None:
+    """Of an agent, which is confined by then, and its collector; a script's maps too."""
+    (tmp_path / "s.bt").write_text(SCRIPT.replace("@calls", 'printf("%d", pid); @calls'))
+    (tmp_path / "m.toml").write_text(FILE)
+    address = f"unix:{tmp_path}/collector"
+    ours, theirs = receivers(), receivers()
+    collector = start("collect", "--listen", address, "-w", "captures", "--otlp", theirs.url, *EXPORT)
+    script = ["--metrics-maps", "m.toml", "s.bt", str(load.pid)]
+    agent = start("agent", "--to", address, "--otlp", ours.url, *EXPORT, *script)
+    until(lambda: agent.value("kwire_connected"))
+    call(load, 1234)
+    sent = agreed(agent, ours)
+    assert names_of(sent) >= names(table.AGENT)
+    assert value(sent, "getppid_ids_count") == 1234
+    assert value(sent, "getppid_ids_sum") == 1234 * load.pid
+    assert (
+        value(sent, "getppid_calls_total", command=Path(f"/proc/{load.pid}/comm").read_text().strip()) == 1234
+    )
+    assert value(sent, "process_cpu_seconds_total") > 0  # confined, it still sees itself
+    about = ours.about()
+    assert about["service.name"] == "kwire-agent"
+    assert value(sent, "kwire_build_info", version=about["service.version"]) == 1
+    assert agent.end() == 0
+    assert ours.named("kwire_ready") == {(): 0}  # the last export is that of the end
+    assert ours.named("getppid_ids_count") == {(): 1234}
+    until(lambda: collector.value("kwire_sessions") == 0)
+    stored = agreed(collector, theirs)
+    assert names_of(stored) >= names(table.COLLECT)
+    assert collector.end() == 0
+    told = verified(*(tmp_path / "captures").glob("*.pcapng"))
+    assert value(stored, "kwire_events_total") == told["stored"] == value(sent, "kwire_events_total") == 1234
+    assert theirs.paths == ours.paths == {"/v1/metrics"}
+
+
+def test_a_listening_agent_and_a_recording_send_their_metrics(
+    start: Callable[..., Served],
+    load: subprocess.Popen[str],
+    receivers: Callable[[], Receiver],
+    tmp_path: Path,
+) -> None:
+    listening, recording = receivers(), receivers()
+    agent = start("agent", "--listen", "unix:agent", PROBE, "--otlp", listening.url, *EXPORT)
+    sent = agreed(agent, listening)
+    assert names_of(sent) >= names(table.SERVER)
+    assert agent.end() == 0
+    arguments = [PROBE, "-p", str(load.pid), "-w", "a.pcapng", "--otlp", f"{recording.url}/own/path", *EXPORT]
+    record = start("record", *arguments)
+    call(load)
+    sent = agreed(record, recording)
+    assert names_of(sent) >= names(table.RECORD)
+    assert record.end() in (0, 3)
+    told = verified(tmp_path / "a.pcapng")
+    assert value(sent, "kwire_events_total") == told["stored"]
+    assert value(sent, "kwire_probe_events_total", probe=PROBE) == told["produced"] == CALLS
+    assert recording.paths == {"/own/path"}
+
+
+@pytest.mark.parametrize("bad", ["stuck", "drip", "garbage", "500", "nobody"])
+def test_a_bad_endpoint_does_not_disturb_a_recording(
+    bad: str, receivers: Callable[[], Receiver], tmp_path: Path
+) -> None:
+    """Of one that is as short as a recording can be: all is stored, one line is told, and it ends."""
+    receiver = receivers()
+    receiver.bad = bad
+    url = "http://127.0.0.1:9" if bad == "nobody" else receiver.url
+    command = f"{sys.executable} -c 'import os\nfor _ in range({CALLS}): os.getppid()'"
+    run = subprocess.run(
+        [*KWIRE, "record", PROBE, "-c", command, "-w", "a.pcapng", "--otlp", url, *EXPORT],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    told = [line for line in run.stderr.splitlines() if "send metrics" in line]
+    assert 1 <= len(told) <= 2, run.stderr  # what is tried again, and the end
+    assert all(f"send metrics to {url}/v1/metrics: " in line for line in told)
+    assert told[-1].endswith("(what it was sent last is gone)")
+    found = verified(tmp_path / "a.pcapng")
+    assert (found["stored"], found["lost"], found["complete"]) == (CALLS, 0, True)

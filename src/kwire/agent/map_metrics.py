@@ -56,6 +56,9 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
 }
 """Kind of map → kinds of metrics that it can be: the first where none is said. Others cannot be one."""
 
+UNITS: Final = ("seconds", "bytes")
+"""Units that are told where a metric's name ends in them."""
+
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,200}")
 _OWN: Final = ("kwire_", "process_")
 
@@ -150,7 +153,7 @@ def _wanted(table: Mapping[str, Any], path: str, number: int) -> Wanted:
             raise MapMetricsError(
                 "read metrics", where, f"{label} cannot be a label here", "choose another name"
             )
-    metric = Metric(name, "", "", told["help"].rstrip("."), (), labels)
+    metric = Metric(name, "", _unit(name), told["help"].rstrip("."), (), labels)
     bounds = told.get("lowest"), told.get("highest")
     return Wanted(
         metric,
@@ -162,6 +165,12 @@ def _wanted(table: Mapping[str, Any], path: str, number: int) -> Wanted:
         told.get("kind", ""),
         where,
     )
+
+
+def _unit(name: str) -> str:
+    """The unit that a name ends in, by Prometheus' convention."""
+    word = name.removesuffix("_total").rpartition("_")[2]
+    return word if word in UNITS else ""
 
 
 class MapMetrics:
@@ -291,7 +300,7 @@ class _Series:
         scale, counts = self._wanted.scale, []
         for bound in self._bounds:
             number = sum(count for _, high, count in held if high is not None and high - 1 <= bound)
-            counts.append((f"{bound * scale:.12g}", number))
+            counts.append((_end(bound * scale), number))
         counts.append(("+Inf", sum(count for _, _, count in held)))
         return Buckets(tuple(counts), total)
 
@@ -335,4 +344,12 @@ def _bounds(schema: Schema, wanted: Wanted) -> list[int]:
     if not ends or len(ends) > MOST_BUCKETS:
         cause = f"there would be {plural(len(ends), 'bucket')}, not 1 to {MOST_BUCKETS}"
         raise MapMetricsError("use metric", wanted.where, cause, "set `lowest` and `highest`")
+    if len({_end((end - 1) * wanted.scale) for end in ends}) < len(ends):
+        cause = "its buckets are too narrow for numbers so great: their ends look alike"
+        raise MapMetricsError("use metric", wanted.where, cause, "set `lowest` and `highest`")
     return [end - 1 for end in ends]
+
+
+def _end(bound: float) -> str:
+    """The upper end of a bucket as text, with as many digits as a number of 64 bits holds for sure."""
+    return f"{bound:.15g}"

@@ -98,14 +98,14 @@ class Served:
             if maps is not None:
                 yield from maps.samples()
 
+        more = maps.metrics if maps is not None else ()
         if self._endpoint is not None:
             from kwire.metrics.exposition import Exposition
 
-            more = maps.metrics if maps is not None else ()
             self._endpoint.serve(Exposition(Gathering(self._verb, samples, ready, __version__, more)))
             say(f"metrics at {self._endpoint.url}", "listening")
         if self._export is not None:
-            gathering = Gathering(self._verb, source, ready, __version__)
+            gathering = Gathering(self._verb, samples, ready, __version__, more)
             self._export.begin(gathering, f"kwire-{self._verb.split()[0]}", __version__)
 
     def close(self) -> None:
@@ -195,9 +195,9 @@ def check(args: argparse.Namespace) -> None:
     """Refuse `--metrics-maps` where nothing is served, and a file that cannot be read. Raises KwireError."""
     if args.metrics_maps is None:
         return
-    if args.metrics is None:
-        cure = "say where, with --metrics [HOST]:PORT"
-        raise KwireError("serve", args.metrics_maps, "--metrics-maps goes with --metrics", cure)
+    if not wanted(args):
+        cure = "say where, with --metrics [HOST]:PORT or --otlp URL"
+        raise KwireError("serve", args.metrics_maps, "--metrics-maps goes with --metrics or --otlp", cure)
     from kwire.agent.map_metrics import load
 
     load(args.metrics_maps)

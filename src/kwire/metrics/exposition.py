@@ -40,7 +40,7 @@ class Exposition:
 
     def __init__(self, gathering: Gathering) -> None:
         check_library()
-        from prometheus_client import exposition, process_collector
+        from prometheus_client import exposition
         from prometheus_client.core import (
             CounterMetricFamily,
             GaugeMetricFamily,
@@ -55,7 +55,6 @@ class Exposition:
             "summary": SummaryMetricFamily,
         }
         self._generate = exposition.generate_latest
-        self._process = process_collector.ProcessCollector(registry=None)
         self._gathering = gathering
         self.ready = gathering.ready
         """Why it is not ready; empty where it is."""
@@ -68,8 +67,6 @@ class Exposition:
                 continue
             for metric in self._gathering.metrics:
                 yield from self._text(metric, found.pop(metric.name))
-        for family in self._process.collect():
-            yield self._generate(_Only(family))
 
     def _text(self, metric: Metric, samples: list[Sample]) -> Iterator[bytes]:
         """The lines of one metric; HELP and TYPE stand before the first of them only."""
@@ -80,10 +77,18 @@ class Exposition:
             for sample in samples[start : start + step]:
                 if isinstance(sample.value, Buckets | Summed):
                     family.add_metric(sample.labels, *sample.value)
+                    if isinstance(sample.value, Buckets) and sample.value.total is None:
+                        _add_count(family, metric, sample.labels, sample.value)
                 else:
                     family.add_metric(sample.labels, sample.value)
             text = self._generate(_Only(family))
             yield text if start == 0 else text.split(b"\n", 2)[2]
+
+
+def _add_count(family: "Family", metric: Metric, labels: tuple[str, ...], held: Buckets) -> None:
+    """The library leaves the count out with the sum; OpenTelemetry's receiver drops one without it."""
+    named = dict(zip(metric.labels, labels, strict=True))
+    family.add_sample(f"{metric.name}_count", named, held.counts[-1][1])
 
 
 class _Only:

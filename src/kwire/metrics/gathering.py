@@ -5,8 +5,10 @@ else in between; a counter never falls; each value of a label that is known befo
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 
+from kwire.metrics.process import Process
 from kwire.metrics.table import BY_NAME, COUNTER, Metric, Sample
 
 STEP: Final = 64
@@ -33,6 +35,9 @@ class Gathering:
         self.ready = ready
         """Why it is not ready; empty where it is."""
         self._source = source
+        self._process = Process()
+        self.started = self._process.started
+        """When the process began, in seconds since 1970; None where /proc does not tell."""
         self._version = version
         self._highest: dict[tuple[str, tuple[str, ...]], float] = {}  # of counters
 
@@ -41,7 +46,7 @@ class Gathering:
         found: Gathered = {one.name: [] for one in self.metrics}
         found["kwire_build_info"].append(Sample("kwire_build_info", 1, (self._version,)))
         found["kwire_ready"].append(Sample("kwire_ready", float(not self.ready())))
-        for number, sample in enumerate(self._source()):
+        for number, sample in enumerate(chain(self._process.samples(), self._source())):
             if sample is not None:
                 found[sample.name].append(self._grown(sample))
             if number % STEP == 0:

@@ -1,10 +1,11 @@
 """Metrics sent to an OpenTelemetry collector, by the official SDK: OTLP over HTTP, every so many seconds.
 
-Invariants: what is sent is the table (`kwire.metrics.table`), gathered in the loop's thread in short steps;
-what waits for the network is a thread of its own, which begins with the loop's first turn, so after the
-process is confined; it never holds the end up for more than `FAREWELL` seconds. What does not arrive is told
-at a bounded rate, and the next interval tells all, as counters are sums since the beginning. The SDK (extra
-`kwire[otlp]`) is imported here and nowhere else.
+Invariants: what is sent is what Prometheus would see, maps of scripts too, gathered in the loop's thread in
+short steps; what waits for the network is a thread of its own, which begins with the loop's first turn, so
+after the process is confined; what it needs of files (certificates) is read before. It never holds the end up
+for more than `FAREWELL` seconds. An answer is read up to `LONGEST` bytes, and only what OTLP calls a success
+is one. What does not arrive is told at a bounded rate, and the next interval tells all, as counters are sums
+since the beginning. The SDK (extra `kwire[otlp]`) is imported here and in `kwire.metrics.datapoints`.
 """
 
 import contextlib
@@ -13,19 +14,19 @@ import os
 import queue
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from kwire.errors import KwireError
 from kwire.metrics.gathering import Gathered, Gathering
-from kwire.metrics.table import COUNTER, Metric
 from kwire.transport.log_events import Say
 from kwire.transport.loop import Loop, Timer
 from kwire.transport.rate_limited_log import Recurring
 
 if TYPE_CHECKING:
-    from opentelemetry.metrics import CallbackOptions, Observation
+    from requests import PreparedRequest, Response
 
 LEAST: Final = 1.0
 """Seconds between two exports at least."""
@@ -41,8 +42,8 @@ SLICE: Final = 0.002
 
 PATH: Final = "/v1/metrics"
 
-UNITS: Final = {"": "1", "bytes": "By", "seconds": "s"}
-"""Units of the table by their names in UCUM; others are what is counted, in braces."""
+LONGEST: Final = 65_536
+"""Bytes of an answer."""
 
 
 def check_library() -> None:
@@ -70,7 +71,7 @@ def endpoint(url: str) -> str:
 
 class Export:
     """Sends what `begin` is given to `url` every `interval` seconds, and at the end. Raises KwireError where
-    the SDK is missing, or `url` is no address.
+    the SDK is missing, `url` is no address, or a certificate cannot be read.
     """
 
     def __init__(self, loop: Loop, url: str, interval: float, say: Say) -> None:
@@ -78,62 +79,36 @@ class Export:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.sdk.metrics.export import MetricExportResult
 
+        from kwire.metrics import datapoints
+
         self.url = endpoint(url)
         self._loop, self._interval = loop, interval
         self._heard = _Heard()
-        self._exporter = OTLPMetricExporter(endpoint=self.url, timeout=PATIENCE)
+        self._session = _session(_certificates(self.url))
+        self._exporter = OTLPMetricExporter(endpoint=self.url, timeout=PATIENCE, session=self._session)
         self._good = MetricExportResult.SUCCESS
+        self._datapoints = datapoints
         self._troubles = Recurring(loop.now, say)
         self._gathering: Gathering | None = None
-        self._found: Gathered = {}  # for the SDK, whose thread reads it
-        self._collect: Callable[[], Any] = lambda: None
+        self._points: datapoints.DataPoints | None = None
         self._steps: Iterator[Gathered | None] | None = None
         self._timer: Timer | None = None
         self._thread: threading.Thread | None = None
-        self._work: queue.SimpleQueue[Gathered | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[int, Gathered] | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[str] = queue.SimpleQueue()  # "": it arrived
-        self._busy = False  # with what was handed to the thread
+        self._busy: float | None = None  # with what was handed to the thread, since when
         parts = urlsplit(self.url)
         self._shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()  # without a password
         with contextlib.suppress(OSError):  # what answers is loaded now
             socket.getaddrinfo(parts.hostname, parts.port)
 
     def begin(self, gathering: Gathering, service: str, version: str) -> None:
-        """Send from the loop's next turn on. `service`: what the SDK calls the process."""
-        from opentelemetry.sdk.metrics import MeterProvider
-        from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-        from opentelemetry.sdk.resources import Resource
-
-        host = os.uname().nodename
-        about = {
-            "service.name": service,
-            "service.version": version,
-            "service.instance.id": f"{host}:{os.getpid()}",
-            "host.name": host,
-        }
-        reader = InMemoryMetricReader()
-        provider = MeterProvider([reader], Resource(about), shutdown_on_exit=False)
-        meter = provider.get_meter("kwire", version)
-        for metric in gathering.metrics:
-            make = (
-                meter.create_observable_counter if metric.kind == COUNTER else meter.create_observable_gauge
-            )
-            unit = UNITS.get(metric.unit, f"{{{metric.unit}}}")
-            make(metric.name, [self._observer(metric)], unit, f"{metric.help}.")
-        self._gathering, self._collect = gathering, reader.get_metrics_data
+        """Send from the loop's next turn on. `service`: what the process is called there."""
+        about = self._datapoints.resource(service, version)
+        begun = int((gathering.started or time.time()) * 1e9)
+        self._points = self._datapoints.DataPoints(gathering.metrics, about, version, begun)
+        self._gathering = gathering
         self._timer = self._loop.at(self._loop.now(), self._turn)
-
-    def _observer(self, metric: Metric) -> "Callable[[CallbackOptions], list[Observation]]":
-        from opentelemetry.metrics import Observation
-
-        def observe(options: "CallbackOptions") -> "list[Observation]":
-            return [
-                Observation(sample.value, dict(zip(metric.labels, sample.labels, strict=True)))
-                for sample in self._found.get(metric.name, ())
-                if isinstance(sample.value, int | float)
-            ]
-
-        return observe
 
     def close(self) -> None:
         """Send the last of it, and no more."""
@@ -141,9 +116,12 @@ class Export:
         if self._gathering is None or self._thread is None:
             self._heard.close()
             return
-        for found in self._gathering.steps():
-            if found is not None:
-                self._work.put(found)
+        try:
+            for found in self._gathering.steps():
+                if found is not None:
+                    self._work.put((time.time_ns(), found))
+        except Exception as error:
+            self._loop.contain(error, "metrics")
         self._work.put(None)
         self._thread.join(FAREWELL)
         if self._thread.is_alive():
@@ -161,7 +139,10 @@ class Export:
             self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
             self._thread.start()
         self._tell()
-        if self._gathering is not None and self._steps is None and not self._busy:
+        if self._busy is not None:
+            if self._loop.now() - self._busy > 2 * PATIENCE:  # with a byte now and then it can last for ever
+                self._trouble("it does not answer", "trying again")
+        elif self._gathering is not None and self._steps is None:
             self._steps = self._gathering.steps()
             self._step()
 
@@ -171,8 +152,8 @@ class Export:
         try:
             for found in self._steps:
                 if found is not None:
-                    self._busy = True
-                    self._work.put(found)
+                    self._busy = self._loop.now()
+                    self._work.put((time.time_ns(), found))
                     break
                 if self._loop.now() >= end:
                     self._loop.soon(self._step)
@@ -185,24 +166,121 @@ class Export:
         """Say what came of what was sent; `then`: what follows where it did not arrive."""
         while not self._results.empty():
             why = self._results.get()
-            self._busy = False
+            self._busy = None
             if why:
-                self._troubles.say(f"send metrics to {self._shown}: {why} ({then})", "unreachable")
+                self._trouble(why, then)
             else:
                 self._troubles.over()
+
+    def _trouble(self, why: str, then: str) -> None:
+        self._troubles.say(f"send metrics to {self._shown}: {why} ({then})", "unreachable")
 
     # ------------------------------------------------------------------ the SDK's thread
 
     def _run(self) -> None:
-        while (found := self._work.get()) is not None:
-            self._found = found
-            self._heard.last = ""
+        assert self._points is not None  # `begin` was called
+        while (work := self._work.get()) is not None:
+            now, found = work
+            self._heard.last = self._session.why = ""
             try:
-                good = self._exporter.export(self._collect()) is self._good
-                why = "" if good else self._heard.last or "it is refused"
+                good = self._exporter.export(self._points.made(found, now)) is self._good
+                why = "" if good else self._session.why or self._heard.last or "it is refused"
             except Exception as error:  # the SDK's, or the network's
-                why = f"{type(error).__name__}: {error}"
+                why = self._session.why or f"{type(error).__name__}: {error}"
             self._results.put(why[:300])
+
+
+def _certificates(url: str) -> dict[str, Any]:
+    """What requests is told of TLS: copies in memory of the files that the SDK's variables name, or of the
+    CAs that requests comes with, as a process that is confined may read none of them. Raises KwireError.
+    """
+    if urlsplit(url).scheme != "https":
+        return {}
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+    def named(what: str) -> str:
+        names = (f"OTEL_EXPORTER_OTLP_METRICS_{what}", f"OTEL_EXPORTER_OTLP_{what}")
+        return next(filter(None, map(os.environ.get, names)), "")
+
+    bundles = next(filter(None, map(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))), "")
+    told: dict[str, Any] = {"verify": _in_memory(named("CERTIFICATE") or bundles or DEFAULT_CA_BUNDLE_PATH)}
+    if cert := named("CLIENT_CERTIFICATE"):
+        key = named("CLIENT_KEY")
+        told["cert"] = (_in_memory(cert), _in_memory(key)) if key else _in_memory(cert)
+    return told
+
+
+def _in_memory(path: str) -> str:
+    """Where a copy of this file can be read for as long as the process lives."""
+    try:
+        with open(path, "rb") as file:
+            copy = os.memfd_create("kwire-otlp", os.MFD_CLOEXEC)
+            with open(copy, "wb", closefd=False) as written:
+                written.write(file.read())
+    except OSError as error:
+        cure = "see the SDK's variables OTEL_EXPORTER_OTLP_…"
+        raise KwireError("read", ascii(path), str(error.strerror).lower(), cure) from error
+    return f"/proc/self/fd/{copy}"
+
+
+def _session(certificates: dict[str, Any]) -> Any:
+    """What the exporter connects with: it knows why something did not arrive, and what a success is."""
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+    from requests import RequestException, Session
+    from requests.exceptions import SSLError, Timeout
+
+    class Connection(Session):
+        """`why`: what went wrong at the last time; empty where nothing did."""
+
+        why = ""
+
+        def send(self, request: "PreparedRequest", **kwargs: Any) -> "Response":
+            """Send, and look at the answer. Raises RequestException."""
+            end = time.monotonic() + PATIENCE
+            try:
+                answer = super().send(request, **(kwargs | certificates | {"stream": True}))
+                self.why = "" if answer.ok else f"it answers {answer.status_code} {answer.reason}"
+                body = bytearray()
+                with answer:
+                    for byte in answer.iter_content(1):
+                        body += byte
+                        if len(body) > LONGEST or time.monotonic() > end:
+                            raise RequestException("it does not end its answer")
+            except SSLError as error:
+                self.why = str(_first(error) or error)
+                raise
+            except Timeout:
+                self.why = "it does not answer"
+                raise
+            except RequestException as error:
+                found = _first(error)
+                self.why = (isinstance(found, OSError) and found.strerror) or str(found or error)
+                raise
+            if answer.status_code // 100 == 2:
+                self.why = _refusal(bytes(body))
+            elif answer.ok:
+                self.why = f"it answers {answer.status_code}, a redirection"
+            if answer.ok and self.why:
+                raise RequestException(self.why)
+            return answer
+
+    def _refusal(body: bytes) -> str:
+        try:
+            partial = ExportMetricsServiceResponse.FromString(body).partial_success
+        except Exception:  # DecodeError of whichever protobuf
+            return "what it answers is no OTLP"
+        number = partial.rejected_data_points
+        return f"it rejects {number:,} data points: {partial.error_message}" if number else ""
+
+    return Connection()
+
+
+def _first(error: BaseException) -> BaseException | None:
+    """What an error of requests comes from; its own text is long and has addresses in memory."""
+    found: BaseException | None = None
+    while (inner := error.__cause__ or error.__context__) is not None:
+        found = error = inner
+    return found
 
 
 class _Heard(logging.Handler):

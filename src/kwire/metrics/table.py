@@ -302,18 +302,22 @@ METRICS: Final[tuple[Metric, ...]] = (
         "kwire_failures_total", COUNTER, "failures", "Failures of kwire itself that were contained", NETWORKED
     ),
     Metric("kwire_ready", GAUGE, "", "1 where /readyz answers 200", ALL),
+    Metric(
+        "process_cpu_seconds_total",
+        COUNTER,
+        "seconds",
+        "Processor time of the process, in user space and in the kernel",
+        ALL,
+    ),
+    Metric("process_resident_memory_bytes", GAUGE, "bytes", "Memory of the process that is in RAM", ALL),
+    Metric("process_virtual_memory_bytes", GAUGE, "bytes", "Addresses that the process has mapped", ALL),
+    Metric("process_open_fds", GAUGE, "", "Descriptors that the process has", ALL),
+    Metric("process_max_fds", GAUGE, "", "Descriptors that the process may have", ALL),
+    Metric(
+        "process_start_time_seconds", GAUGE, "seconds", "When the process began, in seconds since 1970", ALL
+    ),
 )
-"""All metrics of kwire's own; those of the process are the client library's (`PROCESS`)."""
-
-PROCESS: Final = (
-    "process_cpu_seconds_total",
-    "process_resident_memory_bytes",
-    "process_virtual_memory_bytes",
-    "process_start_time_seconds",
-    "process_open_fds",
-    "process_max_fds",
-)
-"""What the client library tells of the process, where /proc says it: CPU, memory, descriptors."""
+"""All metrics of a process; those of maps are what a file says (`kwire.agent.map_metrics`)."""
 
 BY_NAME: Final[dict[str, Metric]] = {metric.name: metric for metric in METRICS}
 
