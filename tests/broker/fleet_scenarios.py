@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -42,9 +45,11 @@ GROUPS = ("collectors", "night")
 def hurry() -> None:
     """Shorter pauses, so that a scenario takes seconds."""
     from kwire.agent import broker_uplink
-    from kwire.broker import client
+    from kwire.broker import client, sessions
     from kwire.collector import intake
 
+    setattr(sessions, "TOUCH", 1)  # noqa: B010
+    setattr(intake, "UNKNOWN", 3.0)  # noqa: B010
     setattr(client, "AGAIN", 0.1)  # noqa: B010
     setattr(client, "TIMEOUT", 1.0)  # noqa: B010
     setattr(client, "PING", 1)  # noqa: B010
@@ -75,6 +80,8 @@ class Fleet:
         self.groups: dict[int, str] = {}
         self.lives: list[tuple[int, fault_source.Counter, Process]] = []
         self.killed: set[int] = set()
+        self.forgotten: set[int] = set()
+        self.disks: list[int] = []
         self.couriers: list[Process] = []
         self.begun = 0
         self.broker.__enter__()
@@ -249,6 +256,94 @@ class Fleet:
 
         self.couriers.append(Process(f"courier{life}", self.folder, job))
 
+    def forget(self) -> None:
+        """A host is forgotten, come what may, while a collector dies, which comes back. Its agent goes on."""
+        from kwire.broker.address import parse_broker
+        from kwire.broker.client import Connection
+        from kwire.broker.forgetting import forget
+
+        number, host = self.rng.choice(list(self.collectors)), self.rng.choice(self.lives)[0]
+        moment, collector = self.rng.uniform(0.0, 0.1), self.collectors[number]
+        self.forgotten.add(host)
+
+        async def both(nc: Any, js: Any) -> int:
+            async def die() -> None:
+                await asyncio.sleep(moment)
+                collector.kill()
+
+            dying = asyncio.create_task(die())
+            connection = Connection(nc, js, await js.key_value("kwire"))
+            done, _ = await asyncio.gather(
+                forget(connection, parse_broker(self.broker.url), f"web{host}", True), dying
+            )
+            return len(done)
+
+        removed = self._ask(both)
+        self.note(f"host {host} forgotten: {'nothing' if removed is None else plural(removed, 'session')}")
+        if not collector.alive:
+            self.note(f"collector {number} killed")
+            self.collect(number)
+
+    def full_disk(self) -> None:
+        """A collector's disk is full while the broker's limits discard what is there."""
+        number = self.rng.choice(self.disks)
+        filler = self.folder / f"c{number}" / "filler"
+        with filler.open("wb") as file, contextlib.suppress(OSError):
+            for size in (1 << 20, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while True:
+                        os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, size)
+        self.note(f"disk of collector {number} full")
+        time.sleep(self.rng.uniform(0.1, 0.6))
+        self.discard()
+        time.sleep(self.rng.uniform(0.0, 0.6))
+        filler.unlink()
+        self.note(f"disk of collector {number} has room")
+
+    def limits_changed(self) -> None:
+        """The limits change while a server is away, and again when it is back."""
+        one = self.rng.choice(self.servers)
+        one.kill()
+        self.note(f"{one.name} killed")
+        time.sleep(self.rng.uniform(0.0, 0.5))
+        self.discard(lambda: self._back(one))
+        if not one.alive:
+            self._back(one)
+
+    def _back(self, one: Server) -> None:
+        one.start()
+        self.note(f"{one.name} back")
+
+    def discard(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Limits so small that what is there is discarded, or, with the other policy, what comes is refused;
+        for a while. What an agent said last may be gone then, which nobody could count: they still record.
+        """
+        if not all(process.alive for _, _, process in self.lives):
+            self.note("limits not changed: not all agents are there")
+            return
+        policy, size = self.rng.choice(("old", "old", "new")), self.rng.choice((100_000, 400_000))
+        done = self._limit(size=size, discard=policy)
+        self.note(f"limits {'changed' if done else 'perhaps changed'}: {size} bytes, then {policy}")
+        time.sleep(self.rng.uniform(0.0, 0.5))
+        meanwhile()
+        self.until(lambda: self._limit(size=8 << 30, discard="old"), "limits are not changed back")
+        self.note("limits changed back")
+
+    def _limit(self, **limits: Any) -> bool:
+        """`fleet init` at a server that lives."""
+        from kwire.broker import setup
+        from kwire.broker.address import parse_broker
+
+        address = parse_broker(self.broker.url)
+        return self._ask(lambda nc, js: setup.init(js, address, limits)) is not None
+
+    def disk(self, number: int) -> None:
+        """Give a collector a file system of its own."""
+        folder = self.folder / f"c{number}"
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "kwire-test", folder], check=True)
+        self.disks.append(number)
+
     # --- the end
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
@@ -304,18 +399,25 @@ class Fleet:
         )
 
     def sessions(self) -> int:
-        """How many the broker has messages of."""
+        """How many the broker has messages of, and knows."""
+        from kwire.broker.client import Connection
 
         async def read(nc: Any, js: Any) -> int:
-            names = (await js.stream_info("KWIRE", subjects_filter=">")).state.subjects
-            return len(names or {})
+            connection = Connection(nc, js, await js.key_value("kwire"))
+            there = {subject.rpartition(".")[2] for subject in await connection.subjects("KWIRE", ">")}
+            known = {key.rpartition(".")[2] for key in await connection.keys() if key.startswith("session.")}
+            return len(there & known)
 
         return ask(self.broker.url, read)
 
     def paths(self, group: str) -> dict[int, list[Path]]:
-        """The captures of a group's collectors."""
+        """The captures of a group's collectors, but for those of hosts that were forgotten."""
         numbers = [number for number, its in self.groups.items() if its == group]
-        return {number: sorted(self.folder.glob(f"c{number}/*.pcapng")) for number in numbers}
+        gone = tuple(f"web{host}-" for host in self.forgotten)
+        found = {number: sorted(self.folder.glob(f"c{number}/*.pcapng")) for number in numbers}
+        return {
+            number: [path for path in its if not path.name.startswith(gone)] for number, its in found.items()
+        }
 
     def _closed(self) -> bool:
         """Whether each collector has said of each session that it shares that it has ended."""
@@ -360,7 +462,7 @@ class Fleet:
 
     def _accounts(self, group: str) -> list[str]:
         """Produced is stored and counted, in the captures of a group."""
-        wrong = []
+        wrong = self._forgotten(group)
         paths = self.paths(group)
         found = look_into(path for each in paths.values() for path in each)
         if len(found.numbers) != len(set(found.numbers)):
@@ -368,7 +470,14 @@ class Fleet:
         stored: dict[int, set[int]] = {}
         for number in found.numbers:
             stored.setdefault(number >> 40, set()).add(number & (1 << 40) - 1)
-        produced = {life: counter.total for life, (_, counter, _) in enumerate(self.lives, 1)}
+        produced = {
+            life: counter.total
+            for life, (host, counter, _) in enumerate(self.lives, 1)
+            if host not in self.forgotten
+        }
+        if stored.keys() - produced.keys():
+            wrong.append(f"there are events of {stored.keys() - produced.keys()}, which are others'")
+            return wrong
         sound = [life for life in produced if life not in self.killed]
         there = sum(len(stored.get(life, ())) for life in sound)
         if any(max(its, default=-1) >= produced[life] for life, its in stored.items()):
@@ -383,9 +492,35 @@ class Fleet:
             wrong.append(f"{sum(produced.values())} events produced, {there} stored, {found.lost} lost")
         return wrong + self._verified(group, paths, found.all_lost)
 
+    def _forgotten(self, group: str) -> list[str]:
+        """Of a host that was forgotten nobody knows how much is gone; what is there is there once."""
+        wrong = []
+        for host in sorted(self.forgotten):
+            numbers = [number for number, its in self.groups.items() if its == group]
+            found = look_into(
+                path for number in numbers for path in self.folder.glob(f"c{number}/web{host}-*.pcapng")
+            )
+            if len(found.numbers) != len(set(found.numbers)):
+                wrong.append(f"events of host {host}, which was forgotten, are there more than once")
+            there: dict[int, int] = {}
+            for number in found.numbers:
+                there[number >> 40] = max(there.get(number >> 40, 0), number & (1 << 40) - 1)
+            most = sum(counter.total for its, counter, _ in self.lives if its == host)
+            if any(
+                self.lives[life - 1][0] != host or last >= self.lives[life - 1][1].total
+                for life, last in there.items()
+            ):
+                wrong.append(f"there are events of host {host} that it did not produce")
+            if len(found.numbers) + found.all_lost > most:
+                lost = f"{len(found.numbers)} stored and {found.lost} lost"
+                wrong.append(f"of host {host}, which was forgotten, {lost} of {most} produced")
+        return wrong
+
     def _verified(self, group: str, paths: dict[int, list[Path]], lost: int) -> list[str]:
         """What `kwire verify` says of all captures, and of those of one collector."""
         every = [path for each in paths.values() for path in each]
+        if not every and self.forgotten:
+            return []
         told = verify(every)
         problems = [*told["problems"], *(text for file in told["files"] for text in file["problems"])]
         unproven = [text for text in problems if "no closing statistics" in text]
@@ -393,6 +528,8 @@ class Fleet:
         if not lost and not self.killed and not told["complete"]:
             wrong.append(f"verify: not complete: {problems}")
         claims = self.claims()[group]
+        if self.forgotten:  # which of them are of whom is not known any more
+            return wrong
         parts = sum(len(one.collectors) for one in claims)
         if len(every) != parts:
             wrong.append(f"{len(every)} captures of {parts} parts: {[path.name for path in every]}")
@@ -408,6 +545,8 @@ class Fleet:
             if process.alive:
                 process.kill()
         self.broker.__exit__()
+        for number in self.disks:
+            subprocess.run(["umount", "--lazy", self.folder / f"c{number}"], check=True)
         for _, counter, _ in self.lives:
             counter.close()
 
@@ -437,8 +576,15 @@ FAULTS: dict[str, tuple[Callable[[Fleet], None], int, bool]] = {
     "collector suspended": (Fleet.suspend_collector, 2, False),
     "agent killed": (Fleet.kill_agent, 2, False),
     "bucket cleaned": (Fleet.clean, 0, True),
+    "host forgotten": (Fleet.forget, 0, False),
+    "disk full": (Fleet.full_disk, 0, False),
+    "limits changed": (Fleet.limits_changed, 0, True),
 }
 """Name → what happens, how often it is drawn (0: where it is asked for), whether it takes a cluster."""
+
+
+LONG = {"disk full": 2.5, "limits changed": 2.0}
+"""Faults that want agents that still record when they are over → the seconds that they take."""
 
 
 def play(
@@ -450,6 +596,8 @@ def play(
     try:
         collectors, hosts = rng.choice((1, 2, 2, 3)), rng.choice((1, 2, 3))
         for number in range(collectors):
+            if "disk full" in wanted:
+                fleet.disk(number)
             fleet.collect(number)
         if rng.random() < 0.25:
             fleet.collect(collectors, GROUPS[1])
@@ -460,6 +608,7 @@ def play(
         drawn = rng.choices(those, [FAULTS[name][1] or bool(wanted) for name in those], k=rng.randint(1, 5))
         steps = [(name, rng.uniform(0.1, 0.8)) for name in drawn]
         seconds = sum(pause for _, pause in steps) + rng.uniform(0.5, 1.5)
+        seconds += sum(LONG.get(name, 0.0) for name in drawn)
         for host in range(hosts):
             fleet.agent(host, rng.choice((2_000, 20_000, 60_000)), seconds)
         for name, pause in steps:
