@@ -211,6 +211,31 @@ def test_what_the_limits_discard_is_counted(tmp_path: Path) -> None:
     assert (file["problems"], file["produced"], file["lost"]) == ([], produced, found.all_lost)
 
 
+def test_what_another_collector_counts_is_not_told(tmp_path: Path) -> None:
+    """Of several that find out at once what the broker has discarded, one claims it."""
+    needed()
+    patch = """
+import sys
+from kwire.collector.intake import Intake
+swap = Intake._swap
+async def not_that(self, connection, each):
+    if not each.claims.discarded: return await swap(self, connection, each)
+    print('others were first', file=sys.stderr, flush=True)
+    each.known = False
+    return False
+Intake._swap = not_that
+"""
+    with Server(tmp_path / "broker", free_ports(1)[0]) as server:
+        init(server.url, size=400_000)
+        agent(server.url)
+        fleet = Fleet(tmp_path, server.url)
+        job = fleet.collect(patch=patch)
+        fleet.until("others were first")
+        job.send_signal(signal.SIGINT)
+        told = json.loads(job.communicate()[0])
+    assert (told["lost"], told["problems"]) == (0, [])
+
+
 def fleet_init(url: str, *limits: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "kwire", "fleet", "init", url, "--json", *limits]
     done = subprocess.run(command, capture_output=True, text=True)

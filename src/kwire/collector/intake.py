@@ -511,6 +511,9 @@ class Intake:
             raise BrokerError("collect", each.name, "the group knows less of it than its checkpoint")
         if not await self._swap(connection, each):
             return False
+        for message in messages:
+            if message.handle is None:
+                self._say_discarded(each, message.span)
         await self._store(each, batch, payload)
         return True
 
@@ -570,11 +573,11 @@ class Intake:
                 each.proof = each.top[1]
         if not each.proof or self._floor < each.proof:
             return False
-        message = _Message(gap.first, self._lost(each, gap), gap, 0, None)
+        message = _Message(gap.first, _losses(Cause.BROKER, gap), gap, 0, None)
         return await self._take(connection, each, [message])
 
-    def _lost(self, each: _Session, gap: Span) -> bytes:
-        """The LOST frames that count a gap."""
+    def _say_discarded(self, each: _Session, gap: Span) -> None:
+        """A gap is ours to count."""
         counts: Counts | None = lost_between(gap)
         text = f"{each.name}: the broker discarded {plural(gap.last - gap.first + 1, 'message')}"
         if counts is None:
@@ -582,7 +585,6 @@ class Intake:
         else:
             text += f" with {plural(sum(counts.values()), 'event')}, counted as lost"
         self._broker.post(partial(self.collector.note, text))
-        return _losses(Cause.BROKER, gap)
 
     async def _look_around(self, connection: Connection) -> None:
         """Look at sessions of which nothing comes: whether others have ended them, and what is missing."""
