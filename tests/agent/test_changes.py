@@ -286,6 +286,37 @@ def test_probes_change_while_the_collector_is_away(world: World, spool: bool) ->
     assert told["lost"] == 0
 
 
+@pytest.mark.parametrize("options", ["size=64k,nr_inodes=100", "size=3m,nr_inodes=8"], ids=["full", "inodes"])
+def test_a_full_disk_refuses_no_probes(world: World, options: str) -> None:
+    """Where no spool can be begun what they see waits in memory, which is told; the first spool is there."""
+    disk = world.path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "kwire-test", disk], check=True)
+    try:
+        spool = {"spool": str(disk / "spool")}
+        world.write(STAYS, **spool)
+        agent = world.agent()
+        world.load.call("getppid")
+        with contextlib.suppress(OSError), open(disk / "filler", "wb", buffering=0) as filler:
+            while "size=64k" in options:
+                filler.write(bytes(1000))
+        with contextlib.suppress(OSError):
+            for number in range(8):
+                (disk / f"filler{number}").touch()
+        world.write(STAYS, COMES, **spool)
+        said = agent.hup()
+        assert "no space left on device: what the new probes see waits in memory alone\n" in said
+        assert "is read again, 1 new probe\n" in said
+        world.load.call("getppid", "getgid")
+        collector = world.collect()
+        assert agent.end()["lost"] == 0
+        collector.end()
+        assert world.stored() == {"getppid": 2000, "getgid": 1000}
+    finally:
+        world.close()
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
 def test_a_mistake_leaves_all_as_it_is(world: World) -> None:
     """In the file, in a probe's text, in the kernel's eyes; one line says what is wrong."""
     world.write(STAYS)

@@ -228,7 +228,10 @@ class Courier:
     def _look_around(self) -> None:
         """Say when a disk refuses what is written, and when it takes it again; every `LOOK` seconds."""
         self.loop.at(self.loop.now() + LOOK, self._look_around)
-        for uplink, spool in zip(self.uplinks, self.spools, strict=False):
+        for uplink, hold in zip(self.uplinks, self.holds, strict=True):
+            if not isinstance(hold, SpoolHold):
+                continue
+            spool = hold.spool
             if not uplink.finished:
                 spool.look()
             trouble = "" if uplink.finished else spool.trouble

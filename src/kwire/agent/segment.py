@@ -46,6 +46,10 @@ class SpoolError(KwireError):
     """A spool cannot be used."""
 
 
+class SpoolFullError(SpoolError):
+    """A spool cannot be begun, as the disk has no room."""
+
+
 class Head(NamedTuple):
     """What stands before a payload. `offset`: of the head in the segment; `rows`: of its manifest."""
 

@@ -17,6 +17,7 @@ sink can have more of a session than the spool of an agent that was killed.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -26,7 +27,7 @@ from typing import Final, NamedTuple
 
 from kwire.agent import manifest
 from kwire.agent.manifest import EVENTS, Manifest
-from kwire.agent.segment import HEAD, MAX_PAYLOAD, Segment, SpoolError, load
+from kwire.agent.segment import HEAD, MAX_PAYLOAD, Segment, SpoolError, SpoolFullError, load
 from kwire.agent.spool_state import (
     NAME,
     NOTHING,
@@ -667,7 +668,7 @@ def begin(
     """Make a spool for a new session in the folder `path`, which is made where it is not there.
 
     `prefix`: the payloads that the session begins with; `size`, `memory`: bytes; `probes`: the largest probe
-    number; `name`: what its agent is called. Raises SpoolError.
+    number; `name`: what its agent is called. Raises SpoolError, a SpoolFullError where there is no room.
     """
     return begin_in(make_folder(path), token, prefix, size, memory, probes, name)
 
@@ -700,7 +701,12 @@ def make_folder(path: str, user: tuple[int, int] | None = None) -> SpoolFolder:
             parent = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             return SpoolFolder(own, Fd(folder), Fd(parent), id)
     except OSError as error:
-        raise SpoolError("begin", f"spool {path}", (error.strerror or "failed").lower()) from None
+        raise _unbegun(path, error) from None
+
+
+def _unbegun(path: str, error: OSError) -> SpoolError:
+    made = SpoolFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else SpoolError
+    return made("begin", f"spool {path}", (error.strerror or "failed").lower())
 
 
 def begin_in(
@@ -731,8 +737,7 @@ def begin_in(
             os.close(folder)
             os.close(parent)
         if isinstance(error, OSError):
-            cause = (error.strerror or "failed").lower()
-            raise SpoolError("begin", f"spool {made.path}", cause) from None
+            raise _unbegun(made.path, error) from None
         raise
     return spool
 

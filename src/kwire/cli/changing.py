@@ -11,6 +11,7 @@ from typing import Any
 
 from kwire.agent import spool as spools
 from kwire.agent.agent import Agent, Trace
+from kwire.agent.segment import SpoolFullError
 from kwire.agent.source import SourceSink
 from kwire.agent.uplink import Hold, MemoryHold, SpoolHold
 from kwire.cli import tracing
@@ -53,14 +54,23 @@ class Changes:
                 recorder.close()
                 raise
             tracing.say_skipped(recorder.plan)
+            if told["full"]:
+                self._say_full(told["full"])
             notes += f", {plural(len(recorder.plan.schemas), 'new probe')}"
         count = agent.change(new, told["keys"])
         return notes + (f", {plural(count, 'probe')} taken away" if count else "")
 
     def _hold(self, sink: SourceSink, folder: spools.SpoolFolder | None) -> Hold:
+        """Where its payloads wait. A full disk is no error, as it is none while it records."""
         args, name = self._args, str(self._agent.line.about["name"])
-        if folder is None:
-            return MemoryHold(args.memory, sink.begin())
-        token = os.urandom(16)
-        prefix, size = sink.begin(), args.spool_size
-        return SpoolHold(spools.begin_in(folder, token, prefix, size, args.memory, sink.probes, name))
+        token, prefix = os.urandom(16), sink.begin()
+        if folder is not None:
+            size, memory = args.spool_size, args.memory
+            try:
+                return SpoolHold(spools.begin_in(folder, token, prefix, size, memory, sink.probes, name))
+            except SpoolFullError as error:
+                self._say_full(error)
+        return MemoryHold(args.memory, prefix)
+
+    def _say_full(self, error: object) -> None:
+        self._agent.line.say(f"{error}: what the new probes see waits in memory alone", "disk")

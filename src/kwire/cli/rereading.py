@@ -333,9 +333,10 @@ class Rereader:
         if not added.keys and set(question["keys"]) <= set(found.keys):
             return {}, b"", []
         check_changeable(self._args)
-        told = {"keys": list(found.keys), "added": list(added.keys)}
+        told: dict[str, Any] = {"keys": list(found.keys), "added": list(added.keys)}
         if not added.keys:
             return told, b"", []
+        from kwire.agent.segment import SpoolFullError
         from kwire.agent.spool import make_folder
         from kwire.cli.tracing import allow_descriptors
         from kwire.kernel.tasks import known_tasks
@@ -354,8 +355,12 @@ class Rereader:
         plan = plan._replace(following=(), schemas=complete(plan.schemas))
         tracer = Tracer(plan, ground=Ground(self._args.buffer, known=known))
         tracer.attach()
-        spool = self._args.spool
-        folder = make_folder(spool, (question["user"], question["group"])) if spool else None
+        folder, told["full"] = None, ""
+        if self._args.spool:
+            try:
+                folder = make_folder(self._args.spool, (question["user"], question["group"]))
+            except SpoolFullError as error:  # it records all the same
+                told["full"] = str(error)
         self._held = tracer, folder  # whose descriptors are sent
         return told, *handing.handed(tracer, folder)
 
