@@ -443,6 +443,20 @@ def test_what_chosen_processes_start_is_traced_by_new_probes_too(world: World) -
     assert world.stored() == {"getppid": 1000, "getgid": 1000}
 
 
+def certificates(world: World) -> dict[str, str]:
+    """Keys of a configuration for certificates that are in `world`/now, which is `world`/first."""
+    for name in ("first", "second"):
+        make_certs(str(world.path / name), ["127.0.0.1"])
+    (world.path / "now").symlink_to("first")
+    own = world.path / "now" / "127.0.0.1"
+    return {f"tls_{what}": str(own / f"{what}.pem") for what in ("ca", "cert", "key")}
+
+
+def given(files: dict[str, str]) -> list[str]:
+    """The same for a command line."""
+    return [f"--{key.replace('_', '-')}={value}" for key, value in files.items()]
+
+
 @pytest.mark.parametrize("kind", ["tcp", "tls", "udp"])
 def test_over_networks(world: World, kind: str) -> None:
     """By somebody who is nobody by then, and cannot read what it shows again; certificates change, too."""
@@ -498,6 +512,38 @@ def test_by_a_broker(world: World, tmp_path: Path) -> None:
         collector.end()
     assert world.stored() == {"getppid": world.load.calls["getppid"], "getuid": 1000, "getgid": 1000}
     assert (told["lost"], told["sessions"]) == (0, 2)
+
+
+def test_by_a_broker_that_asks_for_certificates(world: World, tmp_path: Path) -> None:
+    """They change with what is recorded; their keys are for root, which the agent is no more."""
+    needed()
+    files, port = certificates(world), free_ports(1)[0]
+
+    def secure() -> Server:
+        own = (world.path / "now" / "127.0.0.1").resolve()
+        names = ", ".join(f'{what}_file: "{own}/{what}.pem"' for what in ("cert", "key", "ca"))
+        return Server(tmp_path / "broker", port, f"tls {{ {names}, verify: true }}")
+
+    with Server(tmp_path / "broker", port) as server:
+        init(server.url)
+    world.address = server.url
+    world.write(STAYS, **files)
+    with secure():
+        agent = world.agent()
+        until(lambda: "is connected" in agent.errors, lambda: agent.errors)
+        world.load.call("getppid")
+    (world.path / "now").unlink()
+    (world.path / "now").symlink_to("second")
+    world.write(STAYS, COMES, **files)
+    assert "is read again, secrets too, 1 new probe\n" in agent.hup()
+    world.load.call("getppid", "getgid")
+    with secure():
+        collector = world.collect("--from", *given(files))
+        told = agent.end()
+        until(lambda: collector.errors.count("has ended") == 2, lambda: collector.errors + agent.errors)
+        collector.end()
+    assert world.stored() == {"getppid": 2000, "getgid": 1000}
+    assert told["lost"] == 0
 
 
 def test_what_has_ended_is_not_changed(world: World) -> None:
@@ -607,20 +653,6 @@ def listening(world: World, *probes: str, **more: object) -> None:
 def traces(world: World, agent: Verb, count: int = 1) -> None:
     """Wait until clients trace, or have changed, so many times in all."""
     until(lambda: len(re.findall(" traces(: | what)", agent.errors)) == count, lambda: agent.errors)
-
-
-def certificates(world: World) -> dict[str, str]:
-    """Keys of a configuration for certificates that are in `world`/now, which is `world`/first."""
-    for name in ("first", "second"):
-        make_certs(str(world.path / name), ["127.0.0.1"])
-    (world.path / "now").symlink_to("first")
-    own = world.path / "now" / "127.0.0.1"
-    return {f"tls_{what}": str(own / f"{what}.pem") for what in ("ca", "cert", "key")}
-
-
-def given(files: dict[str, str]) -> list[str]:
-    """The same for a command line."""
-    return [f"--{key.replace('_', '-')}={value}" for key, value in files.items()]
 
 
 @pytest.mark.parametrize("kind", ["unix", "tcp", "tls", "udp"])

@@ -91,7 +91,11 @@ TRIES = {
     "the clock": lambda: call(227, 0, ctypes.create_string_buffer(16)),
     "change the root": lambda: os.chroot("/tmp"),
 }
-MUST = {"a thread": thread, "a socket": lambda: socket.socket().close()}
+MUST = {
+    "a thread": thread,
+    "a socket": lambda: socket.socket().close(),
+    "the names of hosts": lambda: os.path.exists("/etc/hosts") and lines("/etc/hosts"),
+}
 
 def attack():
     with open("/proc/self/status") as file:

@@ -18,6 +18,12 @@ from kwire.errors import KwireError
 from kwire.kernel import landlock, privileges, seccomp
 from kwire.transport.address import Address, is_numeric, resolve
 
+NAMES = ("/etc/hosts", "/etc/host.conf", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/gai.conf")
+"""What names of hosts are looked up by; metrics may go to a name where events go to a path."""
+
+AUTHORITIES = ("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted")
+"""Where systems keep the certificates of authorities, and nothing else: what is beside may be secret."""
+
 UNIX_KEEPS = ("CAP_DAC_OVERRIDE",)
 """Reconnecting needs it: the socket of a Unix path may be another user's."""
 
@@ -73,6 +79,7 @@ def agent(addresses: Sequence[Address] = (), folder: str = "") -> list[str]:
 def _libraries() -> list[str]:
     """What must be readable to go on, for one that could read everything."""
     places = ["/usr", "/lib", "/lib64", "/proc/sys", "/proc/self", sys.prefix, sys.base_prefix, *sys.path]
+    places += [*NAMES, *AUTHORITIES]
     return [place for place in dict.fromkeys(places) if place and os.path.exists(place)]
 
 

@@ -7,6 +7,7 @@ are those of linux/landlock.h; which of them a kernel knows follows from the ver
 """
 
 import os
+import stat
 import struct
 from collections.abc import Iterable
 from typing import Final
@@ -49,7 +50,8 @@ def version() -> int:
 class Rules:
     """Rules that are made, while everything can still be opened, and wait for `restrict`.
 
-    Write in `folders` only, read beneath `readable` only. `problem`: why they cannot be; "" where they are.
+    Write in `folders` only, read beneath `readable` only, folders or files. `problem`: why they cannot be; ""
+    where they are.
     """
 
     __slots__ = ("_fd", "problem")
@@ -89,6 +91,8 @@ def _allow(rules: int, path: str, access: int) -> int:
     except OSError as error:
         return error.errno or 0
     try:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            access &= ~(1 << READ_DIR)
         rule = _BENEATH.pack(access, fd)
         return syscall("landlock_add_rule", rules, PATH_BENEATH, address_of(rule), 0)[1]
     finally:
