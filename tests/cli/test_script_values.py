@@ -221,6 +221,31 @@ def test_where_values_are() -> None:
     assert stack[-3:] == ["1", "(true, false, true)", "true"]
 
 
+FAR = r"""
+config = { max_strlen = 16000 }
+begin {
+  @n = 1; $n = (uint64)1; $p = &$n;
+  $t = "a"; $t = str(kptr(@n), @n); $u = "b"; $u = str(kptr(@n), @n); $v = "c"; $v = str(kptr(@n), @n);
+  $m = (uint64)2; $q = &$m;
+  $w = "a"; $w = str(kptr(@n), @n); $x = "b"; $x = str(kptr(@n), @n); $y = "c"; $y = str(kptr(@n), @n);
+  $o = (uint64)3; $r = &$o;
+  $n = 5; $m = 6; $o = 7; $n = 8; $m = 9; $o = 10; $m = 11; $o = 12;
+  print((*$p, *$q, *$r)); if (@n > 1) { print(($t, $u, $v)); print(($w, $x, $y)); }
+  $place = (uint64)kaddr("vfs_read"); @place = $place;
+  $near = *(uint64 *)$place + *(uint64 *)($place + 3) + *(uint32 *)($place + 17);
+  print($near == *(uint64 *)@place + *(uint64 *)(@place + 3) + *(uint32 *)(@place + 17)); exit();
+}
+end { delete(@n); delete(@place); }
+"""
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_memory_far_from_other_memory_and_at_odd_places() -> None:
+    run = subprocess.run([*KWIRE, "-q", "-e", FAR], capture_output=True, text=True, timeout=PATIENCE)
+    assert (run.stdout.split("\n\n")[0], run.stderr) == ("(8, 11, 12)\ntrue", "")
+
+
 @pytest.mark.parametrize(
     ("script", "told"),
     [

@@ -5,7 +5,21 @@ It simplifies nothing but what is free to see (additions of 0, constants on cons
 
 from collections.abc import Iterable, Sequence
 
-from kwire.compile.ir import At, Block, Branch, Exit, Find, Function, Ins, Jump, MapRef, Operand, Slot, Value
+from kwire.compile.ir import (
+    REACH,
+    At,
+    Block,
+    Branch,
+    Exit,
+    Find,
+    Function,
+    Ins,
+    Jump,
+    MapRef,
+    Operand,
+    Slot,
+    Value,
+)
 from kwire.lang.tree import NOWHERE, Span
 
 OTHER_SOURCE = 1 << 30
@@ -57,11 +71,17 @@ class Builder:
 
     def load(self, base: Value | Slot, offset: int, size: int, pure: bool = False) -> Value:
         """An unsigned integer from memory the verifier knows; `pure` when it never changes."""
-        return self.emit("peek" if pure else "load", [At(base, offset)], size, size * 8)
+        return self.emit("peek" if pure else "load", [self._near(base, offset)], size, size * 8)
 
     def store(self, base: Value | Slot, offset: int, size: int, value: Operand) -> None:
         """The low bytes of a value to memory the verifier knows."""
-        self.do("store", [At(base, offset), value], size)
+        self.do("store", [self._near(base, offset), value], size)
+
+    def _near(self, base: Value | Slot, offset: int) -> At:
+        """A place in memory as an instruction reaches it."""
+        if isinstance(base, Slot) or -REACH <= offset < REACH:
+            return At(base, offset)
+        return At(self.emit("add", [base, offset]), 0)
 
     def map(self, name: str) -> MapRef:
         """A map as an argument."""

@@ -68,6 +68,10 @@ class Slot:
         return self.name
 
 
+REACH = 1 << 15
+"""How far from a register an instruction finds memory."""
+
+
 class At:
     """The memory at `base + offset`; as an argument of a call, that address."""
 

@@ -8,7 +8,7 @@ last one that uses it, and no value lives in it there.
 from collections.abc import Iterable, Sequence
 
 from kwire.compile.graph import common
-from kwire.compile.ir import At, Block, Function, Ins, MapRef, Slot, Value, end_values
+from kwire.compile.ir import REACH, At, Block, Function, Ins, MapRef, Slot, Value, end_values
 from kwire.hints import TypeAlias
 from kwire.lazy import NamedTuple
 
@@ -20,9 +20,6 @@ Key: TypeAlias = "tuple[str, object, int]"
 
 Life: TypeAlias = "tuple[int, int, int]"
 """A register, and the positions from where to where it is taken."""
-
-REACH = 1 << 15
-"""How far from a register an instruction finds memory."""
 
 COSTS = {"map": (2, 1), "place": (2, 1), "number": (1, 0), "value": (2, 0)}
 """By kind: instructions to make the constant, and to use it once it is in a register."""

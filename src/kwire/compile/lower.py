@@ -669,8 +669,10 @@ class Lower(ExpressionLowering):
         self.span = self.place_of(loop.span)
         self.function.context = self.load(self.frame, 0, 8)
         memory = self.memory = self.load(self.frame, 8, 8)
-        self.done.body.append(Ins("store", None, [At(memory, at + LEFT), 1], 8, self.span))
+        self.block = self.done
+        self.store(memory, at + LEFT, 8, 1)
         self.done.end = Exit(1)
+        self.block = self.function.entry
         body = self.new_block("body")
         self.jump(body)
         self.start(body)
