@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
-from pathlib import Path
 
 import fuzzing
 
@@ -16,7 +14,7 @@ from kwire.collector.checkpoint import Checkpoint, CheckpointError, Contents
 
 ID = bytes(16)
 NAME = "00000001.seg"
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-spool-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+FOLDER = fuzzing.folder_in_memory("spool")
 
 
 def _segment(*payloads: bytes) -> bytes:

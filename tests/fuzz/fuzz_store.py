@@ -7,11 +7,8 @@ sound frame, and a collector that goes on finds what its predecessor had made sa
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
-import tempfile
-from pathlib import Path
 
 import fuzzing
 import network
@@ -21,7 +18,7 @@ from kwire.collector.store import Packing, Store
 from kwire.wire.frame import Type, build
 from kwire.wire.messages import Lost
 
-FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-store-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+FOLDER = fuzzing.folder_in_memory("store")
 (FOLDER / ".sessions").mkdir()
 TOKENS = (bytes(16), b"\1" * 16)
 STEPS = 24

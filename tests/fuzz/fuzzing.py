@@ -12,7 +12,10 @@ find goes to WORK. Import this module first: it has the modules imported after i
 
 from __future__ import annotations
 
+import atexit
+import os
 import random
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -110,6 +113,14 @@ def main(one_input: Callable[[bytes], None], seeds: Sequence[bytes]) -> None:
             print(f"run {run} of seed {args.seed}: {data.hex()}", file=sys.stderr)
             raise
     print(f"{args.runs} inputs, no defect")
+
+
+def folder_in_memory(name: str) -> Path:
+    """A folder, in memory where there is a file system for it, that goes when the process ends."""
+    where = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    made = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=where))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
 
 
 def _guided(one_input: Callable[[bytes], None], seeds: Sequence[bytes], name: str) -> None:
