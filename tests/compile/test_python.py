@@ -271,4 +271,5 @@ def test_a_random_probe_means_what_python_means(meaning: ModuleType, seed: int, 
     emitted = machine.run(context).emitted
     assert [number(decode(made.schemas[0], one)) for one in emitted] == wanted
     if seed % 2 or len(wanted) < 500:  # a walked program of many ways may be too much for the verifier
-        assert list(map(number, meaning.in_kernel(made, context)[0])) == wanted
+        with meaning.in_kernel(made) as run:
+            assert list(map(number, run(context)[0])) == wanted
