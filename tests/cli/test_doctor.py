@@ -108,6 +108,7 @@ def test_nobody_gets_reasons_not_a_traceback() -> None:
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.1")
 def test_nobody_gets_json_too() -> None:
     doctor_run("--json")
     features._known.clear()
@@ -145,6 +146,7 @@ def test_where_the_number_of_cpus_is_not_told(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.live
+@pytest.mark.native  # in guests it is asked in their process, above
 def test_the_command_itself() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kwire.cli.main", "doctor", "--json"],

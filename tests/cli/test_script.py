@@ -87,6 +87,7 @@ BEGIN {
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.1")
 def test_texts_tuples_and_loops_over_maps() -> None:
     run = kwire("-q", "-e", WHOLE)
     assert run.stderr == ""
@@ -512,6 +513,7 @@ print("goes on", flush=True)
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.1")
 def test_a_signal_is_sent_where_that_is_allowed(tmp_path: Path) -> None:
     (tmp_path / "told.py").write_text(SIGNALLED)
     program = 'tracepoint:syscalls:sys_enter_getppid /pid == cpid/ { signal("USR1"); signal_thread(0); }'

@@ -359,6 +359,7 @@ tracepoint:syscalls:sys_enter_access /pid == cpid && strlen(str(args.filename)) 
 
 
 @pytest.mark.live
+@pytest.mark.kernels("6.1")
 def test_texts_may_be_long() -> None:
     name = "X" * 5555
     command = f"{sys.executable} -c 'import os; os.access(\"X\" * 5555, 0)'"

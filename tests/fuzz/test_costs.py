@@ -3,7 +3,7 @@
 Each capture of `costly` is read by a process of its own, forked from one that has imported all. Its processor
 time is held against that of a fixed piece of work on the same machine, its memory against that of reading a
 capture of a few events. The limits are far from what is used, and below what something needs that is
-quadratic, or that believes a file: half the bytes at half the time a byte find what grows as twice as many found.
+quadratic, or that believes a file: half the bytes at half the time a byte find what all of them found.
 What sessions cost is counted too: the calls of Python that more of them take.
 """
 
