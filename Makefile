@@ -9,7 +9,7 @@
 PYTHON ?= python3
 KERNEL ?= 6.12
 SOURCES := pyproject.toml setup.py $(wildcard native/*.c native/*.h)
-PACKAGES := gcc libc6-dev kmod bpftrace qemu-system-x86 qemu-system-common tshark tcpdump bpftool nats-server xxd bsdextrautils iproute2 openssl lua5.2 lua5.3 lua5.4
+PACKAGES := gcc libc6-dev kmod bpftrace qemu-system-x86 qemu-system-common tshark tcpdump bpftool nats-server prometheus xxd bsdextrautils iproute2 openssl lua5.2 lua5.3 lua5.4
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q
 
 .PHONY: demo test check quick vm bench clean packages kernels

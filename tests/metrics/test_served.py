@@ -6,18 +6,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from otlp_receiver import Receiver, Samples, page, samples
+from brokers import free_ports
+from otlp_receiver import Receiver, Samples, labelled, page, samples
 from prometheus_client.parser import text_string_to_metric_families
 from verbs import KWIRE, Verb
 from waiting import PATIENCE, until
@@ -424,3 +427,99 @@ def test_a_bad_endpoint_does_not_disturb_a_recording(
     assert told[-1].endswith("(what it was sent last is gone)")
     found = verified(tmp_path / "a.pcapng")
     assert (found["stored"], found["lost"], found["complete"]) == (CALLS, 0, True)
+
+
+# ---------------------------------------------------------------------- Prometheus itself
+
+PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
+
+
+class Prometheus:
+    """A server of Debian's package that scrapes these, by name, each second."""
+
+    def __init__(self, folder: Path, scraped: dict[str, Served]) -> None:
+        assert PROMETHEUS is not None
+        jobs = [
+            {"job_name": name, "static_configs": [{"targets": [one.url.removeprefix("http://")]}]}
+            for name, one in scraped.items()
+        ]
+        folder.mkdir()
+        config = folder / "prometheus.yml"  # JSON is YAML too
+        config.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))
+        [port] = free_ports(1)
+        self.url = f"http://127.0.0.1:{port}"
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
+            address = f"--web.listen-address=127.0.0.1:{port}"
+            command = [PROMETHEUS, f"--config.file={config}", f"--storage.tsdb.path={folder}/data", address]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def asked(self, query: str) -> list[dict[str, Any]]:
+        """What it answers to a query now; nothing where it does not answer yet."""
+        assert self.process.poll() is None, self._log.read_text()
+        url = f"{self.url}/api/v1/query?{urllib.parse.urlencode({'query': query})}"
+        try:
+            with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+                found = json.load(answer)["data"]["result"]
+        except urllib.error.URLError:
+            return []
+        assert isinstance(found, list)
+        return found
+
+    def stored(self, job: str) -> Samples:
+        """The newest samples of a job, without what Prometheus adds."""
+        found: Samples = {}
+        for one in self.asked(f'{{job="{job}"}}'):
+            labels = {name: value for name, value in one["metric"].items() if name not in ("job", "instance")}
+            name = labels.pop("__name__")
+            if name != "up" and not name.startswith("scrape_"):
+                found[name, labelled(labels)] = float(one["value"][1])
+        return found
+
+
+def stored_as_served(prometheus: Prometheus, job: str, served: Served) -> None:
+    """Wait until what it stores is what we get; we do not ask so often that it would be refused."""
+
+    def differing() -> str:
+        found = still(prometheus.stored(job)).items() ^ still(page(served.page())).items()
+        return str(found) if found else ""
+
+    until(lambda: not differing(), differing, lambda: time.sleep(0.5))
+
+
+@pytest.mark.skipif(None in (PROMETHEUS, PROMTOOL), reason="prometheus is not installed")
+def test_prometheus_stores_what_is_served(
+    start: Callable[..., Served], load: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """promtool finds nothing to say of a page either."""
+    (tmp_path / "s.bt").write_text(SCRIPT)
+    (tmp_path / "m.toml").write_text(FILE)
+    collector = start("collect", "--listen", "unix:c", "-w", "captures")
+    script = ["--metrics-maps", "m.toml", "s.bt", str(load.pid)]
+    scraped = {
+        "collect": collector,
+        "agent": start("agent", "--to", "unix:c", *script),
+        "listening": start("agent", "--listen", "unix:d", PROBE),
+        "record": start("record", PROBE, "-p", str(load.pid), "-w", "a.pcapng"),
+    }
+    until(lambda: scraped["agent"].value("kwire_connected"))
+    call(load)
+    assert PROMTOOL is not None
+    for name, one in scraped.items():
+        run = subprocess.run([PROMTOOL, "check", "metrics"], input=one.page(), capture_output=True, text=True)
+        assert (run.returncode, run.stdout, run.stderr) == (0, "", ""), name
+    prometheus = Prometheus(tmp_path / "prometheus", scraped)
+    try:
+        for name, one in scraped.items():
+            stored_as_served(prometheus, name, one)
+        up = {one["metric"]["job"]: one["value"][1] for one in prometheus.asked("up")}
+        assert up == dict.fromkeys(scraped, "1")
+        [events] = prometheus.asked('kwire_events_total{job="record"} + on() sum(kwire_lost_events_total)')
+        assert float(events["value"][1]) == CALLS
+        [calls] = prometheus.asked("sum(getppid_calls_total)")
+        assert float(calls["value"][1]) == CALLS
+    finally:
+        prometheus.process.kill()
+        prometheus.process.wait()
+    for one in reversed(scraped.values()):
+        assert one.end() in (0, 3)

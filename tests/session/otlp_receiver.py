@@ -29,9 +29,13 @@ def page(text: str) -> Samples:
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            labels = {name: _bound(value) if name == "le" else value for name, value in sample.labels.items()}
-            found[sample.name, frozenset(labels.items())] = sample.value
+            found[sample.name, labelled(sample.labels)] = sample.value
     return found
+
+
+def labelled(labels: dict[str, str]) -> frozenset[tuple[str, str]]:
+    """Labels of a sample, ends of buckets written in one way."""
+    return frozenset((name, _bound(value) if name == "le" else value) for name, value in labels.items())
 
 
 def samples(request: Any) -> Samples:
