@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kwire.analyze import export, perfetto, source
+from kwire.analyze import export, perfetto, replays, source
+from kwire.analyze.database import Database
 from kwire.analyze.order import Run
 from kwire.analyze.scan import Scan
 from kwire.analyze.source import Source
@@ -79,6 +83,88 @@ def test_queries(
         if sql in QUERIES[:3]:
             several = "another probe" in request.node.callspec.id
             assert len(readings) == (3 if several else 1), sql
+
+
+SEVERAL = (
+    "SELECT count(*), sum(a.pid) FROM events a JOIN events b USING (pid)",
+    "SELECT a.pid, b.comm FROM opened a JOIN events b USING (time_ns) ORDER BY ALL",
+    "SELECT pid, comm FROM opened UNION ALL SELECT pid, probe FROM events ORDER BY ALL",
+    "SELECT (SELECT max(comm) FROM opened), count(*) FROM opened",
+    "SELECT count(*) FROM events a, events b, opened",
+    "SELECT comm FROM events UNION ALL SELECT comm FROM opened LIMIT 2",
+    "WITH RECURSIVE r(n) AS (SELECT 0 UNION SELECT n + 1 FROM r JOIN events ON pid = n) SELECT max(n) FROM r",
+)
+
+
+@pytest.mark.parametrize("room", [replays.ROOM, 0])
+def test_several_scans_are_one_reading(
+    late: str, kwire: Any, room: int, readings: list[str], monkeypatch: pytest.MonkeyPatch, request: Any
+) -> None:
+    """What each scan is given is what a reading of its own gives, also where it lay in a file."""
+    with monkeypatch.context() as apart:
+        apart.setattr(Database, "_share", lambda *_: None)
+        expected = [kwire("query", late, sql) for sql in SEVERAL]
+    monkeypatch.setattr(source, "HELD", 0)
+    monkeypatch.setattr(replays, "ROOM", room)
+    for sql, known in zip(SEVERAL, expected, strict=True):
+        readings.clear()
+        assert kwire("query", late, sql) == known, sql
+        several = "another probe" in request.node.callspec.id
+        assert len(readings) == (3 if several else 1), sql
+
+
+def test_every_type_is_read_again_as_it_was(
+    kit: Any, kwire: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least and the greatest number of each width, texts of any bytes, arrays: from memory and a file."""
+    kinds = [f"{sign}{bits}" for sign in "us" for bits in (8, 16, 32, 64)]
+    fields = [*((kind, kind, 1, "") for kind in kinds), ("text", "str", 1, ""), ("raw", "bytes", 1, "")]
+    fields += [("many", "u16", 3, ""), ("yes", "bool", 1, "")]
+    schema = kit.schema(1, "kprobe:wide", fields)
+    ends = [(0, (1 << int(kind[1:])) - 1) for kind in kinds if kind[0] == "u"]
+    ends += [(-1 << (int(kind[1:]) - 1), (1 << (int(kind[1:]) - 1)) - 1) for kind in kinds if kind[0] == "s"]
+    texts = [b"", b'a"b,c\nd', b"\xff\xfe\\x41", "häß\0x".encode(), b"x" * 200]
+    items = [
+        kit.event(
+            schema,
+            kit.monotonic + at,
+            (*(pair[at % 2] for pair in ends), texts[at % 5], texts[-at % 5], (at, 0, 65535), at % 3 == 0),
+        )
+        for at in range(40)
+    ]
+    path = kit.write(tmp_path / "all.pcapng", [schema], items)
+    sql = "SELECT DISTINCT a.* FROM wide a JOIN wide b USING (time_ns) ORDER BY time_ns"
+    with monkeypatch.context() as apart:
+        apart.setattr(Database, "_share", lambda *_: None)
+        known = kwire("query", path, "--json", sql)
+    assert known[1].count("\n") == len(items), known[2]
+    for room in (replays.ROOM, 0, 3000):
+        monkeypatch.setattr(replays, "ROOM", room)
+        assert kwire("query", path, "--json", sql) == known
+
+
+FULL = """
+import resource
+from kwire.analyze import replays
+replays.ROOM = 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # what tempfile tries out has room
+from kwire.cli.main import main
+raise SystemExit(main())
+"""
+
+
+@pytest.mark.native
+def test_where_what_is_kept_finds_no_room_that_is_told(kit: Any, tmp_path: Path) -> None:
+    """A disk that is full: one line, with what to do."""
+    schema = kit.schema(1, "kprobe:opened", FIELDS)
+    items = [kit.event(schema, kit.monotonic + at, (at, b"task")) for at in range(10)]
+    path = kit.write(tmp_path / "a.pcapng", [schema], items)
+    words = [sys.executable, "-c", FULL, "query", path, SEVERAL[0]]
+    run = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"TMPDIR": str(tmp_path)})
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"kwire: keep what was read {tmp_path}/kwire-query-"), run.stderr
+    assert run.stderr.endswith(": File too large; set TMPDIR to a folder with more room\n")
+    assert run.stderr.count("\n") == 1
 
 
 def test_a_long_answer_is_not_held(late: str, kwire: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,25 @@
 """SQL over a capture: DuckDB reads each probe's events as a table, streamed from the file as it asks.
 
 Invariants: neither the capture nor the query is trusted: SQL reaches no file, no network, no extension and no
-setting; names from the capture never stand in SQL text. Nothing is loaded before a query asks: each scan of
-a table is one reading of the file, decodes only the columns that the query uses, and is bounded in memory.
+setting; names from the capture never stand in SQL text. Nothing is loaded before a query asks: a statement
+is one reading of the file, however many scans of tables it has, decodes only the columns that it uses, and is
+bounded in memory.
 A capture that has only begun to be read is asked what one reading answers; what
 DuckDB itself must keep (sorts, joins) it spills beyond its limit into a directory that is removed.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Final, Self
 
 from kwire.analyze import arrow
 from kwire.analyze.capture_summary import CaptureSummary
+from kwire.analyze.replays import Replays
 from kwire.analyze.scan import Progress, Scan
 from kwire.analyze.selection import Selection
-from kwire.analyze.shared import Shared
+from kwire.analyze.shared import Growing, Shared
 from kwire.analyze.source import Source, UnforeseenError
 from kwire.analyze.tables import Table, Tables
 from kwire.analyze.zone import local_time
@@ -38,6 +40,7 @@ LOCKED: Final = {
 }
 ROWS: Final = 1 << 14  # of a batch of a result
 REGISTERED: Final = 1024  # tables; of a capture with more, DuckDB knows those that the query names
+COUNTED: Final = frozenset({"lost", "probes"})  # tables that are known once the capture was read
 EXPLAIN: Final = "EXPLAIN (FORMAT JSON)\n"  # a line of its own: columns stay what they are
 
 _PLACE = re.compile(r"\n+LINE (\d+): ([^\n]*)\n( *)\^", re.S)
@@ -117,6 +120,7 @@ class Questions:
         "_needed",
         "_registered",
         "_relations",
+        "_scanned",
         "failures",
         "interrupted",
         "schemas",
@@ -133,6 +137,7 @@ class Questions:
         config = LOCKED | {"temp_directory": self._directory.name}
         self._connection = duckdb.connect(":memory:", config=config)
         self._needed: set[str] | None = None
+        self._scanned = 0  # how many scans of tables the statement has
         self.failures: list[BaseException] = []
         """What has broken off readings, Ctrl-C too."""
         self._relations: dict[str, Any] = {}
@@ -216,10 +221,11 @@ class Questions:
         import json
 
         duckdb = _duckdb()
-        self._needed = None
+        self._needed, self._scanned = None, 0
         try:
-            plan = self._connection.execute(EXPLAIN + statement).fetchall()
-            self._needed = columns_used(json.loads(plan[0][1]), self.schemas)
+            plan = json.loads(self._connection.execute(EXPLAIN + statement).fetchall()[0][1])
+            self._scanned = len(list(scans(plan)))
+            self._needed = columns_used(plan, self.schemas)
         except duckdb.Error as error:
             return str(error)
         except (ValueError, IndexError, TypeError, AttributeError):
@@ -234,7 +240,10 @@ class Database(Questions):
     rows are read, where the capture has not been read, and is to be known before this can be answered.
     """
 
-    __slots__ = ("_reading", "_shared", "_source", "_summary", "decoded", "progress", "selection", "tables")
+    __slots__ = (
+        *("_reading", "_replays", "_shared", "_source", "_summary", "_words"),
+        *("decoded", "progress", "selection", "tables"),
+    )
 
     def __init__(
         self, source: Source, capture_summary: CaptureSummary, selection: Selection | None = None
@@ -242,6 +251,8 @@ class Database(Questions):
         super().__init__()
         self._source, self._summary = source, capture_summary
         self._reading: NetworkCapture | None = None  # the only one there may be
+        self._replays: Replays | None = None  # one reading for all scans of a statement
+        self._words: set[str] = set()  # of the query
         self.progress: Progress | None = None
         self.selection = selection or Selection()
         self.tables = self._tables()
@@ -258,11 +269,18 @@ class Database(Questions):
 
     def batches(self, table: Table | None) -> Iterator[Any]:
         """The events of a table, or of all (None), as record batches; only columns in use are filled."""
-        needed, known = self._needed, self.tables
+        name = "events" if table is None else table.name
+        if self._replays is not None and name in self._replays:
+            return self._replays.batches(name)
+        return (batch for _, batch in self._read({name}, self._needed))
+
+    def _read(self, names: set[str], needed: set[str] | None) -> Generator[tuple[str, Any]]:
+        """The batches of the tables of these names out of one reading, each with its table's name."""
+        known, all_events = self.tables, "events" in names
 
         def wanted(schema: Schema) -> bool:
             found = known.find(schema)
-            return found is not None and (schema.map is None if table is None else found is table)
+            return found is not None and (found.name in names or (all_events and schema.map is None))
 
         watch = None if self._summary.read else self._summary.add
         with ExitStack() as stack:
@@ -272,15 +290,18 @@ class Database(Questions):
             else:
                 self._reading = capture
             scan = Scan(capture, self.selection.only(wanted), self.progress, watch=watch)
-            if table is None:
-                found = ((known.find(block.schema), block) for block in scan)
-                yield from self._shared.batches(
-                    ((of, block) for of, block in found if of is not None), needed
-                )
-            else:
-                schema, fill = arrow.table_schema(table, local=True), arrow.Fill()
-                for block in scan:
-                    yield arrow.batch(table, schema, block, fill, needed)
+            fill, events = arrow.Fill(), Growing(self._shared, needed)
+            for block in scan:
+                table = known.find(block.schema)
+                if table is None:
+                    continue
+                if all_events and block.schema.map is None:
+                    for batch in events.add(table, block):
+                        yield "events", batch
+                if table.name in names:
+                    yield table.name, arrow.batch(table, self.schemas[table.name], block, fill, needed)
+            for batch in events.rest():
+                yield "events", batch
             self.decoded += scan.decoded
         self.finish()
 
@@ -302,30 +323,38 @@ class Database(Questions):
 
     def close(self) -> None:
         """Close the database."""
+        self._share(set())
         if self._reading is not None:
             self._reading.close()
         super().close()
 
     def _check(self, statements: list[str], sql: str) -> None:
-        if not self._summary.read and not self._is_read_once(statements, sql):
+        self._words = set(_WORD.findall(sql.casefold()))
+        if not self._summary.read and not self._is_read_once(statements):
             raise UnforeseenError
 
-    def _refused(self) -> None:
-        if not self._summary.read:
-            raise UnforeseenError from None
+    def _plan(self, statement: str) -> str:
+        complaint = super()._plan(statement)
+        names = [*(table.name for table in self.tables), "events"]
+        again = self._scanned - len(self._words & COUNTED) > 1 or "recursive" in self._words
+        self._share({name for name in names if name.casefold() in self._words} if again else set())
+        return complaint
 
-    def _is_read_once(self, statements: list[str], sql: str) -> bool:
+    def _share(self, names: set[str]) -> None:
+        """Have one reading do for all scans of the tables of these names, from here on."""
+        if self._replays is not None:
+            self._replays.close()
+        self._replays = None
+        if names:
+            schemas, needed = {name: self.schemas[name] for name in names}, self._needed
+            self._replays = Replays(self._read(names, needed), schemas, needed, self._directory.name)
+
+    def _is_read_once(self, statements: list[str]) -> bool:
         """Whether a query needs one reading of the events, and nothing of what was counted."""
-        import json
-
-        words = set(_WORD.findall(sql.casefold()))
-        if len(statements) != 1 or words & {"lost", "probes"}:
+        if len(statements) != 1 or self._words & COUNTED:
             return False
-        try:
-            plan = self._connection.execute(EXPLAIN + statements[0]).fetchall()
-            return len(list(scans(json.loads(plan[0][1])))) == 1
-        except (_duckdb().Error, ValueError, IndexError, TypeError, AttributeError):
-            return False
+        Questions._plan(self, statements[0])
+        return self._scanned > 0
 
 
 def scans(plan: Any) -> Iterator[Any]:

@@ -49,17 +49,12 @@ class Shared:
         self, blocks: Iterable[tuple[Table, Block]], wanted: Container[str] | None = None
     ) -> Iterator[Any]:
         """The blocks as record batches; columns not in `wanted` are null (None: all are wanted)."""
-        shapes, held, events = Shapes(), list[tuple[Table, Pending]](), 0
+        gathered = Growing(self, wanted)
         for table, block in blocks:
-            if held and (events + len(block.times) > ROWS or held[0][1].round is not block.round):
-                yield self._batch(held, wanted)
-                held, events = [], 0
-            held.append((table, Pending(block, shapes.of(block.schema, self._columns_of(table, wanted)))))
-            events += len(block.times)
-        if held:
-            yield self._batch(held, wanted)
+            yield from gathered.add(table, block)
+        yield from gathered.rest()
 
-    def _columns_of(self, table: Table, wanted: Container[str] | None) -> list[tuple[str, Column]]:
+    def columns_of(self, table: Table, wanted: Container[str] | None) -> list[tuple[str, Column]]:
         """The columns of a table that stand here: what has no one type in all tables, by name and type."""
         known = self._known.get(id(table))
         if known is None:
@@ -75,7 +70,7 @@ class Shared:
             self._known[id(table)] = known
         return [(name, column) for here, name, column in known if wanted is None or here in wanted]
 
-    def _batch(self, held: list[tuple[Table, Pending]], wanted: Container[str] | None) -> Any:
+    def batch(self, held: list[tuple[Table, Pending]], wanted: Container[str] | None) -> Any:
         """The blocks as one record batch."""
         import numpy as np
 
@@ -107,6 +102,31 @@ class Shared:
         if len(numbers) == 1:
             return self._fill.text(each[0], count)
         return pa.array(list(numbers)).take(pa.array(gathering.each([numbers[one] for one in each], "i4")))
+
+
+class Growing:
+    """The rows of `events` that are to be a record batch, as blocks come."""
+
+    __slots__ = ("_events", "_held", "_shapes", "_shared", "_wanted")
+
+    def __init__(self, shared: Shared, wanted: Container[str] | None) -> None:
+        self._shared, self._wanted = shared, wanted
+        self._shapes, self._held, self._events = Shapes(), list[tuple[Table, Pending]](), 0
+
+    def add(self, table: Table, block: Block) -> Iterator[Any]:
+        """Take a block; gives the batch that it does not belong to any more."""
+        held = self._held
+        if held and (self._events + len(block.times) > ROWS or held[0][1].round is not block.round):
+            yield from self.rest()
+        shape = self._shapes.of(block.schema, self._shared.columns_of(table, self._wanted))
+        self._held.append((table, Pending(block, shape)))
+        self._events += len(block.times)
+
+    def rest(self) -> Iterator[Any]:
+        """The last batch, if there is one."""
+        held, self._held, self._events = self._held, [], 0
+        if held:
+            yield self._shared.batch(held, self._wanted)
 
 
 def _together(columns: list[Any], kind: Any) -> Any:
