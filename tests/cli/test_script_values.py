@@ -189,8 +189,9 @@ begin {
   $n = (uint64)0x11ddccbbaa; $four = (uint8[4])$n; printf("%x\n", (int32)$four);
   print((sizeof(struct mixed), offsetof(struct mixed, real), offsetof(struct mixed, all)));
   print(*(union either *)(&$n));
-  $b = $n == 0 ? buf("one", 3) : buf("two", 3); print($b); print($n ? buf("abc", 3) : buf("longer", 6));
-  printf("%s %d\n", "cut\0here", 5); printf("\0\n"); printf("ends\n\0here");
+  $b = $n == 0 ? buf("one", 3) : buf("two", 3); print($b); print($n ? buf("a\0b", 3) : buf("longer", 6));
+  printf("%s %d\n", "cut\0here", 5); printf("\0\n");
+  print(buf("\0q", 5)); print(buf("p\0q")); printf("ends\n\0here");
   printf("%d%s", len(kstack(raw, 3)), kstack(raw, 3)); $k = kstack(1); print(len($k));
 }
 interval:us:100 {
@@ -205,8 +206,10 @@ ddccbbaa
 (32, 8, 20)
 { .whole = -573785174, .part = \\xaa\\xbb\\xcc\\xdd }
 two
-abc
+a\\x00b
 cut 5
+\\x00q\\x00\\x00\\x00
+p\\x00q
 ends
 """
 

@@ -10,6 +10,7 @@ from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.macros import meant
 from kwire.lang.bpftrace.types import plain
 from kwire.lang.forms import walk
+from kwire.lang.tree import Span
 
 if TYPE_CHECKING:
     from kwire.lang.bpftrace.lower import Lowering
@@ -77,6 +78,13 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
         data = text.encode("utf-8", "surrogateescape")
         return None if not size or size < 0 else data[: size - 1].decode("utf-8", "surrogateescape")
     return None
+
+
+def bytes_constant(data: bytes, span: Span) -> tree.Expr:
+    """Bytes that are known, as an array in memory."""
+    words = (int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8))
+    numbers = tree.Tuple(tuple(tree.Number(one, span) for one in words), span)
+    return tree.Cast(f"u8[{len(data)}]", numbers, span, span)
 
 
 def values_given(low: "Lowering", node: s.Var) -> list[s.Expr | None]:

@@ -9,7 +9,7 @@ from kwire.lang import tree
 from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.calls import unready
-from kwire.lang.bpftrace.constants import constant, text_constant, values_given
+from kwire.lang.bpftrace.constants import bytes_constant, constant, text_constant, values_given
 from kwire.lang.bpftrace.library import LIBRARY
 from kwire.lang.bpftrace.macros import expand
 from kwire.lang.bpftrace.maps import deleted, has_key, with_keys
@@ -56,6 +56,13 @@ def str_(low: "Lowering", node: s.Call) -> tree.Expr:
 
 def buf(low: "Lowering", node: s.Call) -> tree.Expr:
     """Bytes at an address, or of a text."""
+    first = node.arguments[0]
+    if isinstance(first, s.Str) and "\0" in first.value:
+        data, span = first.value.encode("utf-8", "surrogateescape"), node.span
+        count = constant(low, node.arguments[1]) if len(node.arguments) > 1 else len(data)
+        if count is not None and 0 < count <= BUFFER_MOST:
+            whole = bytes_constant(data[:count].ljust(count, b"\0"), span)
+            return tree.Call("bytes", (whole, tree.Number(count, span)), (), span, node.function_span)
     known = text_constant(low, node.arguments[0])
     if len(node.arguments) == 1 and known is not None:
         bytes_ = tree.Number(len(known.encode("utf-8", "surrogateescape")), node.span)
@@ -282,6 +289,9 @@ def _shown(value: tree.Expr, title: str, names: Mapping[int, str], size: int, sp
     values = tuple((name, number) for number, name in names.items())
     return tree.Shown(value, t.Enum(title, size, size == 4, values), span)
 
+
+BUFFER_MOST: Final = 256
+"""Bytes of a text with a NUL in it that are put into memory."""
 
 COMPAT_MOST: Final = 512
 """More than the numbers of any machine's system calls."""

@@ -12,7 +12,7 @@ from kwire.kinds import file_and_name
 from kwire.lang import tree
 from kwire.lang import types as t
 from kwire.lang.bpftrace import syntax as s
-from kwire.lang.bpftrace.constants import constant, text_constant, values_given
+from kwire.lang.bpftrace.constants import bytes_constant, constant, text_constant, values_given
 from kwire.lang.bpftrace.maps import declaration, with_keys
 from kwire.lang.errors import TextError
 from kwire.lang.tree import Span
@@ -123,11 +123,9 @@ def pton(low: "Lowering", node: s.Call) -> tree.Expr:
     except (OSError, ValueError):
         cure = 'write pton("127.0.0.1"), or pton("::1")'
         raise TextError(given.span, f"{text} is no network address", cure) from None
-    numbers = [int.from_bytes(wire[at : at + 8], "little") for at in range(0, len(wire), 8)]
-    if len(numbers) == 1:
-        return tree.Number(numbers[0], span)
-    words = tree.Tuple(tuple(tree.Number(one, span) for one in numbers), span)
-    return tree.Cast(f"u8[{len(wire)}]", words, span, span)
+    if len(wire) == 4:
+        return tree.Number(int.from_bytes(wire, "little"), span)
+    return bytes_constant(wire, span)
 
 
 def uaddr(low: "Lowering", node: s.Call) -> tree.Expr:
