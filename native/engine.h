@@ -197,6 +197,22 @@ struct engine {
  */
 #define SLABS_LEAST (4u + BUILDING)
 
+/*
+ * What one packet may give at most, and have held: Python takes what was found between packets, and where it reads a HELLO or WELCOME.
+ * A flow gives what its sides hold, or one of them with the packet; the session that it carries gives what it has held; and
+ * frames are kept of which something is said for the first time. Where memory is short, sessions give a quarter of all that
+ * is held, what one packet has added, and what the last of them holds. A byte of a stream that is held as DATA takes up to
+ * 8/3: nine bytes of a frame are a node of 24.
+ */
+#define GIVEN_MOST (2 * (uint64_t)MAX_STREAM_HELD > (uint64_t)MAX_STREAM_HELD + MAX_PACKET ? \
+		    2 * (uint64_t)MAX_STREAM_HELD : (uint64_t)MAX_STREAM_HELD + MAX_PACKET)
+#define COMPLAINT 65536u /* bytes of a frame that are kept to say what is wrong with it */
+#define FRAME_MOST 65536u
+_Static_assert(GIVEN_MOST + MAX_DATA_HELD + MAX_SPECIALS * (uint64_t)COMPLAINT + 4 * FRAME_MOST <= RESERVE,
+	       "one packet may give more than there is room for");
+_Static_assert(HELD / 4 + GIVEN_MOST + MAX_DATA_HELD + FRAME_MOST <= RESERVE, "sessions may give more than there is room for");
+_Static_assert(MAX_PACKET + sizeof(struct node) + 8 + GIVEN_MOST / 3 * 8 <= HOLD_RESERVE, "one packet may have more held");
+
 #define NODE(e, place) ((struct node *)(void *)((e)->hold + (uint64_t)(place) * 8))
 #define NODE_DATA(e, place) ((e)->hold + (uint64_t)(place) * 8 + sizeof(struct node))
 

@@ -1,4 +1,6 @@
 /* Flows, found by their ends, and the loop over packets. */
+#include <stddef.h>
+
 #include "engine.h"
 
 int kw_on_port(const struct engine *e, uint32_t one, uint32_t two)
@@ -385,13 +387,49 @@ uint64_t kw_flows_end(struct engine *e)
 	}
 }
 
-/* The bytes of the structures, for Python to hold its own against. */
+/* The bytes of the structures, where some of their parts stand, and numbers, for Python to hold its own against. */
 uint64_t kw_sizes(uint64_t *sizes)
 {
 	const uint64_t all[] = { sizeof(struct row),        sizeof(struct interface), sizeof(struct flow),
 				 sizeof(struct conversation), sizeof(struct fragmented), sizeof(struct special),
 				 sizeof(struct place),
-				 sizeof(struct engine),     FRAGMENT_SLAB,            SLAB };
+				 sizeof(struct engine),
+				 sizeof(struct side),
+				 sizeof(struct given),
+				 sizeof(struct chain),
+				 sizeof(struct slabs),
+				 sizeof(struct work),
+				 offsetof(struct side, skipped),
+				 offsetof(struct side, known),
+				 offsetof(struct side, origin),
+				 offsetof(struct side, built_at),
+				 offsetof(struct side, given),
+				 offsetof(struct conversation, held),
+				 offsetof(struct conversation, first),
+				 offsetof(struct flow, sides),
+				 offsetof(struct engine, out),
+				 offsetof(struct engine, counts),
+				 offsetof(struct engine, flows),
+				 offsetof(struct engine, slabs),
+				 offsetof(struct engine, hold),
+				 offsetof(struct engine, marks),
+				 offsetof(struct engine, lying),
+				 offsetof(struct engine, building),
+				 offsetof(struct engine, work),
+				 FRAGMENT_SLAB,
+				 SLAB,
+				 SLAB_KINDS,
+				 BUILDING,
+				 LYING,
+				 MARKED,
+				 MARKS,
+				 GIVEN,
+				 MAX_PLACES,
+				 MAX_SPECIALS,
+				 OUT_FULL,
+				 FOUND_FULL,
+				 RESERVE,
+				 HOLD_RESERVE };
 
 	memcpy(sizes, all, sizeof all);
 	return sizeof all / sizeof *all;

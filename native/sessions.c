@@ -88,8 +88,8 @@ void kw_complain(struct engine *e, uint32_t code, const uint8_t *p, uint64_t siz
 
 	if (!one)
 		return;
-	if (size > 65536)
-		size = 65536;
+	if (size > COMPLAINT)
+		size = COMPLAINT;
 	if (size > e->out_room - e->out_used)
 		size = e->out_room - e->out_used;
 	one->offset = e->out_used;
@@ -106,7 +106,7 @@ void kw_remark(struct engine *e, uint32_t remark, uint64_t count) { e->remarks[r
  * The hold is a ring of nodes: [hold_start, hold_used), or, where it goes on at the beginning, [hold_start, hold_wrap)
  * and [HOLD_FIRST, hold_used). Nodes are let go of in any order, mostly that in which they came; those at the start that
  * were are passed between packets, so that what was taken stays where it is until then. One packet may have more held
- * than there is before hold_start: that is put behind hold_wrap, where RESERVE is kept free.
+ * than there is before hold_start: that is put behind hold_wrap, where HOLD_RESERVE is kept free.
  */
 static inline uint64_t node_space(uint64_t size) { return (sizeof(struct node) + size + 7) & ~(uint64_t)7; }
 
@@ -325,7 +325,7 @@ void kw_hold_room(struct engine *e)
 		e->hold_used = HOLD_FIRST;
 	}
 	uint64_t spread = e->hold_wrap ? e->hold_wrap - e->hold_start + e->hold_used : e->hold_used - e->hold_start;
-	if (*hold_end(e) > e->hold_room - RESERVE || (spread > e->hold_small && spread > 4 * e->hold_live))
+	if (*hold_end(e) > e->hold_room - HOLD_RESERVE || (spread > e->hold_small && spread > 4 * e->hold_live))
 		collect(e);
 }
 
@@ -402,7 +402,8 @@ static void take_inner(struct engine *e, uint32_t number, const uint8_t *p, uint
 	uint64_t head = 0, step = 0; /* of the last EVENT that was kept, if no flag is set in it */
 
 	if ((!run.there && size > e->out_room - e->out_used) || size / 8 > e->limit - found) {
-		c->unsound++; /* cannot be: RESERVE is there */
+		CANNOT_BE; /* RESERVE is there */
+		c->unsound++;
 		return;
 	}
 	while (at < size) {
@@ -585,8 +586,10 @@ static void take_data(struct engine *e, uint32_t number, uint32_t sequence, cons
 		return;
 	}
 	c->late++;
-	if (done < 0)
+	if (done < 0) {
+		CANNOT_BE; /* HOLD_RESERVE is there */
 		return;
+	}
 	e->data_held += size + PART_COST;
 	while (c->held.count && (c->held.count > MAX_PARTS || c->held.bytes > MAX_DATA_HELD))
 		pass_missing(e, number);

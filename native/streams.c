@@ -67,19 +67,24 @@ static int fit_slab(struct engine *e, struct side *s, uint64_t size)
 	return 1;
 }
 
-/* The frame in `out` is put together no more. */
+/* The frame in `out` is put together no more; its bytes stay there. */
 static void end_building(struct engine *e, struct side *s)
 {
 	for (uint64_t at = 0; at < e->building_count; at++)
 		if (e->building[at] == s)
 			e->building[at--] = e->building[--e->building_count];
 	s->built = 0;
+	e->stream_held -= s->partial;
+	s->partial = 0;
 }
 
 static void drop_partial(struct engine *e, struct side *s)
 {
-	if (s->built)
+	if (s->built) {
+		if (s->built_at + s->built == e->out_used) /* nothing came behind it: its room is free again */
+			e->out_used = s->built_at;
 		end_building(e, s);
+	}
 	free_slab(e, s);
 	e->stream_held -= s->partial;
 	s->partial = 0;
@@ -91,12 +96,15 @@ static void keep_partial(struct engine *e, struct side *s, const uint8_t *p, uin
 	uint8_t *to;
 
 	if (s->built) {
-		if (size > s->built - s->partial)
-			size = s->built - s->partial; /* cannot be */
+		if (size > s->built - s->partial) {
+			CANNOT_BE;
+			size = s->built - s->partial;
+		}
 		to = e->out + s->built_at;
 	} else if (fit_slab(e, s, s->partial + size)) {
 		to = slab_of(e, s);
-	} else { /* cannot be: there are slabs, and no frame is larger */
+	} else { /* there are slabs, and no frame is larger */
+		CANNOT_BE;
 		s->skipped += s->partial + size;
 		s->synced = 0;
 		drop_partial(e, s);
@@ -115,8 +123,6 @@ void kw_unbuild(struct engine *e)
 		const uint8_t *p = partial_of(e, s);
 		uint32_t size = s->partial;
 		end_building(e, s);
-		s->partial = 0;
-		e->stream_held -= size;
 		keep_partial(e, s, p, size);
 	}
 }
@@ -487,7 +493,7 @@ static int feed(struct engine *e)
 			if (s->partial < size)
 				break;
 			const uint8_t *whole = partial_of(e, s);
-			drop_partial(e, s);
+			end_building(e, s);
 			split(e, w->flow, w->side, whole, size, &called); /* all of it: nothing is wrong with its header */
 			continue;
 		}
@@ -626,7 +632,8 @@ static int differs(const struct engine *e, const struct side *s, uint32_t seq, c
 /* Whether enough of a stream that was joined in the middle is there to know which segment is the lowest. */
 static int joined(const struct work *w, const struct side *s)
 {
-	return w->flags & FIN || s->held.count > JOINED || (int64_t)(w->time - s->since) > (int64_t)JOIN_WAIT;
+	return w->flags & FIN || s->held.count > JOINED || s->held.bytes > MAX_STREAM_HELD ||
+	       (int64_t)(w->time - s->since) > (int64_t)JOIN_WAIT;
 }
 
 /* Gives what is in order, and with `finish` all that is held; 1 where Python has to read a frame first. */
@@ -700,14 +707,18 @@ static void put(struct engine *e, struct side *s)
 			return;
 		/* the longer one takes its place, with the bytes that were there first */
 		struct chain alone = { 0, 0, 0, 0 };
-		if (kw_hold(e, &alone, base, w->seq, w->p, w->n, NODE_DATA(e, at), old) < 0)
+		if (kw_hold(e, &alone, base, w->seq, w->p, w->n, NODE_DATA(e, at), old) < 0) {
+			CANNOT_BE; /* HOLD_RESERVE is there */
 			return;
+		}
 		kw_replace(e, &s->held, at, &alone);
 		e->stream_held += w->n - old;
 		return;
 	}
-	if (done < 0)
+	if (done < 0) {
+		CANNOT_BE; /* HOLD_RESERVE is there */
 		return;
+	}
 	e->stream_held += w->n + PART_COST;
 	if (first)
 		s->since = w->time;

@@ -148,7 +148,7 @@ def text() -> str:
             *("CODES", "CODE_TROUBLE", "MAX_SPECIALS", "MAX_PLACES", "FAMILIES", "TALLY_PROTOCOL"),
             *("TALLY_FRAGMENT", "TALLY_WORDS", "SCHEMA_MARK", "ALONE_MARK", "SEVERAL", "OUT_FULL"),
             *("MARKS", "MARKED", "LYING"),
-            *("FOUND_FULL", "RESERVE", "FRAGMENT_DATA", "FRAGMENT_UNITS", "FRAGMENT_SLAB"),
+            *("FOUND_FULL", "RESERVE", "HOLD_RESERVE", "FRAGMENT_DATA", "FRAGMENT_UNITS", "FRAGMENT_SLAB"),
             *(
                 "FRAGMENT_BUCKETS",
                 "SLAB",

@@ -49,7 +49,7 @@ def command(name: str, work: Path) -> tuple[list[str], list[str]]:
     if name != "walk":
         return [sys.executable, str(HERE / "fuzz_NAME.py").replace("NAME", name)], []
     program = work / "walk_fuzz"
-    flags = ["-g", "-O1", SANITIZERS, "-fno-sanitize-recover=all", "-o", str(program)]
+    flags = ["-g", "-O1", SANITIZERS, "-fno-sanitize-recover=all", "-DKWIRE_TRAPS", "-o", str(program)]
     subprocess.run(["clang", *flags, *fuzzing.WALK_SOURCES], check=True)
     seeds = work / "walk-seeds"
     subprocess.run([sys.executable, str(HERE / "walk_seeds.py"), str(seeds)], check=True)

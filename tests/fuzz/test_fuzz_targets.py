@@ -85,7 +85,7 @@ def test_the_c_walkers_stay_in_their_buffers(tmp_path: Path) -> None:
         pytest.skip("no gcc")
     program = tmp_path / "walk_fuzz"
     flags = ["-g", "-O1", "-Wall", "-Wextra", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    command = [compiler, *flags, "-DSTANDALONE", "-o", str(program), *fuzzing.WALK_SOURCES]
+    command = [compiler, *flags, "-DKWIRE_TRAPS", "-DSTANDALONE", "-o", str(program), *fuzzing.WALK_SOURCES]
     made = subprocess.run(command, capture_output=True, text=True)
     if "cannot find" in made.stderr:
         pytest.skip("gcc has no sanitizers here")

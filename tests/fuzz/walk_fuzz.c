@@ -4,8 +4,8 @@
  *
  * Linked with every other file of native/:
  *
- *   clang -g -O1 -fsanitize=fuzzer,address,undefined -o walk_fuzz walk_fuzz.c …    guided, for a campaign
- *   gcc -g -O1 -fsanitize=address,undefined -DSTANDALONE -o walk_fuzz walk_fuzz.c …
+ *   clang -g -O1 -fsanitize=fuzzer,address,undefined -DKWIRE_TRAPS -o walk_fuzz walk_fuzz.c …    guided, for a campaign
+ *   gcc -g -O1 -fsanitize=address,undefined -DKWIRE_TRAPS -DSTANDALONE -o walk_fuzz walk_fuzz.c …
  *   ./walk_fuzz RUNS SEED FILES...                                               mutations of the files
  *
  * The first byte of an input chooses the walker, the next fifteen its parameters, the rest is its data.
@@ -206,7 +206,7 @@ static void walk_blocks(uint8_t *data, uint64_t size, unsigned which)
 
 #define FLOWS 6u
 #define CONVERSATIONS 5u
-#define HOLD ((uint64_t)RESERVE + (1u << 20))
+#define HOLD ((uint64_t)HOLD_RESERVE + (1u << 20))
 #define SLABS (SLABS_LEAST + 2)
 
 /* An engine with little room: its tables are of exactly the size that it is told. */
@@ -250,7 +250,7 @@ static struct engine *new_engine(void)
 	e->fragments = (struct fragmented *)(void *)kept[10], e->fragment_slabs = kept[11];
 	e->fragment_buckets = (uint32_t *)(void *)kept[12];
 	e->hold = kept[13], e->spare = kept[14], e->hold_room = HOLD, e->hold_start = e->hold_used = HOLD_FIRST;
-	e->hold_small = parameters[13] ? 64u * parameters[13] : RESERVE / 6;
+	e->hold_small = parameters[13] ? 64u * parameters[13] : 8u << 20;
 	return e;
 }
 
@@ -285,7 +285,7 @@ static void answer(struct engine *e, uint64_t why)
 		end_sessions(e, 1 + parameter(14, CONVERSATIONS));
 	}
 	kw_unbuild(e);
-	e->found = e->out_used = e->schemas = e->only = e->special_count = 0;
+	e->found = e->out_used = e->schemas = e->only = e->special_count = e->place_count = e->before_places = 0;
 }
 
 /* Checksums as if they were left to the card, so that what is damaged is looked into all the same. */

@@ -173,6 +173,11 @@ class Engine:
             ]
         return self._all or self.noted
 
+    @property
+    def _much(self) -> bool:
+        """Whether so much was found that it is to be taken."""
+        return bool(self._state.found >= memory.FOUND_FULL or self._state.out_used >= memory.OUT_FULL)
+
     # --- packets in
 
     def rows(self, data: Any, rows: "Rows", count: int, base: int) -> None:
@@ -188,8 +193,7 @@ class Engine:
 
     def take(self, *, all: bool = True) -> Iterator[Given]:
         """What was found since the last time; without `all`, if it is much."""
-        state = self._state
-        if all or state.found >= memory.FOUND_FULL or state.out_used >= memory.OUT_FULL:
+        if all or self._much:
             self._give()
         self._tell()
         while self._queue:
@@ -219,6 +223,8 @@ class Engine:
                 return
             if why == Why.CALL:
                 self._call(data, rows)
+                if self._much:  # each session that a packet goes on with may give all that it has held
+                    self._give()
                 continue
             self._say(data, rows)
             if why == Why.ROOM:
@@ -236,7 +242,8 @@ class Engine:
         schemas, only = state.schemas, state.only
         stood = state.places[: state.place_count]
         data, starts = self._memory.found() if count else (b"", None)
-        state.found = state.out_used = state.schemas = state.only = state.place_count = 0
+        state.found = state.out_used = state.schemas = state.only = 0
+        state.place_count = state.before_places = 0
         if not count:
             return
         import numpy as np

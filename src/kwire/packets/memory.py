@@ -35,7 +35,7 @@ ALONE_MARK: Final = 1 << 30  # … that no DATA wraps
 SEVERAL: Final = (1 << 64) - 1  # conversations of what was found
 OUT_FULL: Final = 1 << 22  # bytes of frames, and frames, after which they are to be taken …
 FOUND_FULL: Final = 1 << 16
-RESERVE: Final = 48 << 20  # … and what one packet may give beyond that, and have held, at most
+RESERVE: Final = 48 << 20  # … and what one packet may give beyond that, at most
 BUILD_FULL: Final = OUT_FULL + RESERVE // 4  # bytes of `out` from which no frame is put together there
 FRAGMENT_DATA: Final = 64 << 10  # bytes of an IP packet at most …
 FRAGMENT_UNITS: Final = FRAGMENT_DATA // 8  # … in units in which fragments stand
@@ -49,7 +49,8 @@ BUILDING: Final = 8  # streams of which a frame may be put together where it is 
 BUILD_LEAST: Final = 64  # … if it has so many bytes …
 FRAGMENTED: Final = MAX_PACKETS + 2
 FRAGMENT_BUCKETS: Final = 2048
-HOLD: Final = 144 << 20  # twice what may wait, and what one packet may add
+HOLD_RESERVE: Final = 96 << 20  # bytes that one packet may have held, at most
+HOLD: Final = HOLD_RESERVE + (96 << 20)  # beside what may wait
 HOLD_SMALL: Final = 8 << 20  # … of which so much may lie about before it is put in order
 MARKS: Final = 128  # places in a long chain of what waits, from which others are found …
 MARKED: Final = 8  # … and chains that have some at a time
@@ -282,16 +283,30 @@ class State(ctypes.Structure):
     )
 
 
-_SIZES = (Row, Face, FlowRow, ConversationRow, Fragmented, Special, FoundIn, State)
+_SIZES = (
+    *(Row, Face, FlowRow, ConversationRow, Fragmented, Special, FoundIn, State),
+    *(Side, GivenBytes, Chain, Slabs, Work),
+)
+_PLACES: Final[tuple[tuple[Any, str], ...]] = (
+    *((Side, "skipped"), (Side, "known"), (Side, "origin"), (Side, "built_at"), (Side, "given")),
+    *((ConversationRow, "held"), (ConversationRow, "first"), (FlowRow, "sides")),
+    *((State, name) for name in ("out", "counts", "flows", "slabs", "hold", "marks", "lying", "building")),
+    (State, "work"),
+)
+_NUMBERS: Final = (
+    *(FRAGMENT_SLAB, SLAB, SLAB_KINDS, BUILDING, LYING, MARKED, MARKS, GIVEN, MAX_PLACES, MAX_SPECIALS),
+    *(OUT_FULL, FOUND_FULL, RESERVE, HOLD_RESERVE),
+)
 
 
 def agreed() -> bool:
     """Whether the library is there and its structures are those described here."""
     if native.library is None:
         return False
-    sizes = (U64 * 16)()
+    sizes = (U64 * 64)()
     count = native.library.kw_sizes(sizes)
-    return list(sizes[:count]) == [*map(ctypes.sizeof, _SIZES), FRAGMENT_SLAB, SLAB]
+    places = [getattr(kind, name).offset for kind, name in _PLACES]
+    return list(sizes[:count]) == [*map(ctypes.sizeof, _SIZES), *places, *_NUMBERS]
 
 
 def slab_counts(max_flows: int) -> list[int]:

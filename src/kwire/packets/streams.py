@@ -115,7 +115,8 @@ class Stream:
             self._next, self._at, self._joining = sequence, MAX_HELD, True
         self._put(sequence, data, time)
         if self._joining and self._parts:
-            if not (flags & FIN or len(self._parts) > JOINED or _elapsed(self._since, time) > JOIN_WAIT):
+            many = len(self._parts) > JOINED or self._held > MAX_HELD
+            if not (flags & FIN or many or _elapsed(self._since, time) > JOIN_WAIT):
                 return pieces
             self._join()
         pieces += self._give(time)
