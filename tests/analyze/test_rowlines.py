@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import struct
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from kwire import native
 from kwire.analyze import csvtext, jsontext, perfetto, rowlines
 from kwire.analyze.gathering import index_of
+from kwire.analyze.order import runs
 from kwire.analyze.scan import Block
 from kwire.analyze.tables import Tables
 from kwire.wire.fields import TAIL_CUT, TYPES
@@ -150,3 +152,35 @@ def test_there_must_be_room_for_ends(kit: Any) -> None:
     given = native.Written(none, none, none, none, none, none, b"", [])
     with pytest.raises(IndexError):
         native.rows_lines(rows, given, 0, bytearray(8), none, none)
+
+
+def test_lines_are_given_as_they_are_made(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a run are not kept together, however long they are."""
+    monkeypatch.setattr(rowlines, "ROOM", 3000)
+    blocks, _ = blocks_of(kit, random.Random(2))
+    for run in runs(blocks * 9):
+        made = list(rowlines.Lines(perfetto._line).of(run))
+        assert sum(map(len, made)) == len(run.times)
+        assert max(sum(len(one) for one in some) for some in made) <= 3000
+
+
+def test_only_short_contexts_of_threads_are_remembered(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`comm` may be any text of the event: thousands of long ones would be kept for nothing."""
+    made: list[Any] = []
+    probe = perfetto._Probe
+
+    def noted(*what: Any) -> Any:
+        made.append(probe(*what))
+        return made[-1]
+
+    monkeypatch.setattr(perfetto, "_Probe", noted)
+    names = [b"a", b"b" * 300, b"c" * 200, b"d" * 150, b"a"]
+    schema = kit.schema(1, "kprobe:a", (("pid", "s32", 1, ""), ("comm", "str", 1, "")))
+    frames = kit.frames(*[kit.event(schema, 0, (7, name)) for name in names])
+    block, trace = Block(schema, frames, np.arange(len(names)), object()), io.BytesIO()
+    perfetto.write([block], [], lambda: 0, trace)
+    (one,) = made
+    assert sorted(context.comm[0] for context in one.contexts.values()) == ["a", "d"]
+    entries = [entry for entry in json.loads(trace.getvalue())["traceEvents"] if "cat" in entry]
+    told = [entry["args"]["now"] for entry in entries if entry["cat"] == "name"]
+    assert told == [name.decode() for name in names[1:]]

@@ -546,8 +546,70 @@ def test_data_over_several_segments(
     assert [name for name, *_ in mine["found"]] == ["BAD_CHECKSUM", "DATA_MISSING"]
 
 
-def test_structures_are_those_of_the_library() -> None:
+def taken(net: Any, packets: list[bytes]) -> engine.Engine:
+    """An engine that has taken these packets, of which nothing was asked."""
+    data, one = net.pcap([net.ethernet(net.ipv4(packet, 6)) for packet in packets]), engine.Engine([17800])
+    rows = array("Q", bytes(8 * walk.ROW_WORDS * len(packets)))
+    faces = walk.faces([(1, pcapng.Units(1_000_000_000))])
+    assert walk.pcap_rows(data, 24, len(data), False, faces, rows, len(packets))[0] == len(packets)
+    one.rows(data, rows, len(packets), 0)
+    return one
+
+
+def test_a_frame_that_is_given_up_takes_no_room(net: Any) -> None:
+    """Of connections that begin anew inside a frame nothing is left; what came behind it stays."""
+    frame, other = net.data(1, *[net.event(1)] * 500), net.data(2, net.event(2))
+    begun = [net.tcp(b"", 0, 2), net.tcp(frame[:1000], 1)]
+    one = taken(net, [segment for start in range(9) for segment in (*begun, net.tcp(b"", 70_000 + start, 2))])
+    assert one._state.out_used == one._state.stream_held == 0
+    assert list(one.finish()) == []
+    ports = (40001, 17800)
+    behind = [net.tcp(b"", 0, 2, ports=ports), net.tcp(other, 1, ports=ports)]
+    one = taken(net, [net.tcp(b"", 0, 2), net.tcp(frame[:1000], 1), *behind, net.tcp(b"", 70_000, 2)])
+    assert one._state.out_used == len(frame) + len(net.event(2))
+    assert sum(len(given.what) for given in one.finish()) == 1
+
+
+def test_what_was_found_is_taken_before_another_session_goes_on(
+    net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each HELLO in a packet may bring a session that gives all that it held: there is room for one."""
+    parts = []
+    for token in range(6):
+        parts += [Hello(bytes([token]) * 16, 1, Role.SOURCE).frame(), *net.session(3, flags=Flag.CHECKSUM)]
+    segments = [net.tcp(b"", 0, 2), net.tcp(b"".join(parts), 1)]
+    for many, count in ((1, 5), (memory.FOUND_FULL, 0)):
+        monkeypatch.setattr(memory, "FOUND_FULL", many)
+        assert taken(net, segments)._given == count
+        mine, theirs = both(net.pcap([net.ethernet(net.ipv4(one, 6)) for one in segments]), monkeypatch)
+        assert mine == theirs
+        assert len(mine["events"]) == 6
+
+
+@pytest.mark.parametrize("size", [2 << 20, 4 << 20])
+def test_a_stream_joined_in_the_middle_waits_for_so_many_bytes(
+    net: Any, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes late belongs to it, if no more bytes wait than of any other: cards join segments."""
+    raw = net.event(1)
+    pad = struct.pack(">BBHI", 0x11, 0, 60_000, 1) + raw[8:] + bytes(60_000 - len(raw))
+    frames = [net.data(0, *net.schema().frames()), *(net.data(number, pad) for number in range(1, 260))]
+    stream = b"".join(frames)
+    cuts = list(range(0, len(stream), size))[:4]
+    segments = [net.tcp(stream[at : at + size], 1 + at, checksum=0) for at in (*cuts[1:], cuts[0])]
+    packets = [net.ethernet(net.ipv4(one, 6, total=0)) for one in segments]
+    mine, theirs = both(net.pcap(packets, step=1000), monkeypatch)
+    assert mine == theirs
+    there = sum(len(events) for _, events in mine["events"])
+    assert (there > 3 * size // 60_000) == (size == 2 << 20)
+
+
+def test_structures_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.agreed()
+    for name in ("_SIZES", "_PLACES", "_NUMBERS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(memory, name, getattr(memory, name)[::-1])
+            assert not memory.agreed()
 
 
 @given(seed=st.integers(0, 1 << 40))

@@ -108,3 +108,13 @@ def test_any_bytes_will_do(kind: object) -> None:
 def test_offsets_may_be_longer_than_the_count() -> None:
     frames = Frames(b"??" + build(Type.EVENT, 7), memoryview(array("Q", [2, 99, 99])), 1)
     assert [frame.header.id for frame in frames] == [7]
+
+
+@pytest.mark.parametrize("offsets", [[0, 20, 8], [20, 8, 0], [8, 0, 20]])
+def test_the_spread_of_frames_in_any_order(offsets: list[int]) -> None:
+    """From the first to the last of them in the bytes, not from the one given first to the one given last."""
+    data = build(Type.EVENT, 1) + build(Type.EVENT, 2, b"abcd") + build(Type.EVENT, 3)
+    assert Frames(data, array("Q", offsets)).spread == 20
+    assert Frames(data, array("Q", [*offsets, 999]), 3).spread == 20
+    assert Frames(data, array("Q", offsets), 1).spread == 0
+    assert Frames(data, array("Q", offsets), 0).spread == 0

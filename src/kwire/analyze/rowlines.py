@@ -158,7 +158,8 @@ class Lines:
                 places = zip(of.tolist(), at.tolist(), part.times.tolist(), strict=True)
                 yield [self._alone(part.stretches[which][0], index, time) for which, index, time in places]
             else:
-                yield b"".join(map(bytes, self._together(part))).decode().split("\n")[:-1]
+                for piece in self._together(part):  # each ends with a line
+                    yield bytes(piece).decode().split("\n")[:-1]
 
     def _alone(self, block: Block, place: int, time: int) -> str:
         """The line of one event."""
