@@ -179,7 +179,7 @@ class Rows(NamedTuple):
     many: int
 
 
-class Given(NamedTuple):
+class RowTexts(NamedTuple):
     """Texts that rows have by their numbers (u32): text n ends at `ends[n]` (u32), where the next one begins.
 
     `by_row`: each number is a row's, else one of those of its shape.
@@ -204,7 +204,7 @@ class Written(NamedTuple):
     parts: Any
     memos: Any
     texts: Any
-    given: Sequence[Given]
+    given: Sequence[RowTexts]
 
 
 class FixedColumn(NamedTuple):
@@ -263,7 +263,7 @@ class _FixedColumn(ctypes.Structure):
     )
 
 
-class _Given(ctypes.Structure):
+class _RowTexts(ctypes.Structure):
     _fields_ = (
         *(("numbers", ctypes.c_void_p), ("count", ctypes.c_uint64), ("by_row", ctypes.c_uint64)),
         *(("texts", ctypes.c_void_p), ("size", ctypes.c_uint64), ("ends", ctypes.c_void_p)),
@@ -965,7 +965,7 @@ def _gather(library: ctypes.CDLL) -> _Gather:
             short |= memos.size < 8 * ROW_MEMO_WORDS * count
             if first < 0 or short or min(stops.size // 8, marks.size) < left:
                 raise IndexError("rows_lines: there is no room for all rows")
-            made = (_Given * len(written.given))()
+            made = (_RowTexts * len(written.given))()
             for slot, given in zip(made, written.given, strict=True):
                 numbers, words, bounds = (
                     stack.enter_context(Pinned(one)) for one in (given.numbers, given.texts, given.ends)

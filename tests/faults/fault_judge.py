@@ -69,7 +69,7 @@ def _frame(frame: bytes, numbers: list[int], lost: dict[int, int]) -> None:
         lost[cause] = lost.get(cause, 0) + count
 
 
-class Told(NamedTuple):
+class ProcessReport(NamedTuple):
     """What a process said and how it ended. `summary`: its `--json` object, where it came to that."""
 
     name: str
@@ -78,7 +78,7 @@ class Told(NamedTuple):
     summary: dict[str, Any] | None
 
     @classmethod
-    def of(cls, name: str, status: int | None, out: str, err: str) -> Told:
+    def of(cls, name: str, status: int | None, out: str, err: str) -> ProcessReport:
         lines = [line for line in out.splitlines() if line.startswith("{")]
         return cls(name, status, err, json.loads(lines[-1]) if lines else None)
 
@@ -88,7 +88,7 @@ class Life(NamedTuple):
 
     number: int
     produced: int
-    told: Told
+    told: ProcessReport
     killed: bool = False
     spool: bool = False
 
@@ -98,8 +98,8 @@ class Case(NamedTuple):
 
     folder: Path
     lives: list[Life]
-    collectors: list[Told]
-    verified: Told
+    collectors: list[ProcessReport]
+    verified: ProcessReport
     taken: int = 0
     """Events of captures that were finished, and that somebody took away: nobody counts them."""
     moved: bool = False

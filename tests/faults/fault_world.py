@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fault_source
-from fault_judge import Case, Life, Told, look_into
+from fault_judge import Case, Life, ProcessReport, look_into
 from fault_links import Link, enter
 from fault_mounts import LoopDisk
 from proxies import TcpProxy, UdpProxy
@@ -199,9 +199,9 @@ class Process:
         return self._err.read_text(errors="replace") if self._err.exists() else ""
 
     @property
-    def told(self) -> Told:
+    def told(self) -> ProcessReport:
         out = self._out.read_text(errors="replace") if self._out.exists() else ""
-        return Told.of(self.name, self.status, out, self.said)
+        return ProcessReport.of(self.name, self.status, out, self.said)
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
@@ -534,7 +534,7 @@ class World:
             grown.append(f"{self.collector.memory()} bytes of memory, {self._measured[1]} in the beginning")
         return tuple(grown)
 
-    def _verify(self) -> Told:
+    def _verify(self) -> ProcessReport:
         paths = sorted(map(str, self.captures.glob("*.pcapng")))
         process = Process("verify", self.folder, lambda: main.main(["verify", "--json", *paths]))
         process.wait()

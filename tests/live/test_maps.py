@@ -458,7 +458,7 @@ def test_a_declaration_may_calculate_with_numbers_of_its_file() -> None:
 def test_maps_travel_with_their_probes() -> None:
     """As they are declared, with what Python has set; maps of one name are told apart, equal ones are one."""
     from kwire.live import program_sources
-    from kwire.live.travelling import Made, Titles
+    from kwire.live.travelling import ReceivedMaps, Titles
 
     first = kwire.Hash(key=("u32", "char[16]"), value=("u64", "char[8]"), size=7, lru=True)
     first[3, "a"] = 4, "b"
@@ -470,7 +470,7 @@ def test_maps_travel_with_their_probes() -> None:
         kwire.LinearHistogram(-5, 100, 3, by="stack"),
         kwire.Average(),
     ]
-    titles, made = Titles(), Made()
+    titles, made = Titles(), ReceivedMaps()
     for one in every:
         there = made.map(titles.said(one.declaration.replace(title="m")))
         own = one.declaration

@@ -14,7 +14,7 @@ from kwire.errors import KwireError
 from kwire.lang import tree
 from kwire.lang.python import parse_file
 from kwire.live import plan_process, planner
-from kwire.live.plan import Made, Plan, Scope
+from kwire.live.plan import Plan, PlanResult, Scope
 from kwire.live.plan_process import Planning, begin
 from kwire.live.planner import make_plan
 from kwire.live.scripts import plan_text
@@ -66,13 +66,15 @@ def here(probes: Sequence[str | tree.Probe], filter: str | None = None) -> Plan:
 def test_the_plan_is_the_one_that_is_made_here(monkeypatch: pytest.MonkeyPatch, specs: list[str]) -> None:
     ours, plan_probes = os.getpid(), planner.plan_probes
 
-    def plan_there(*arguments: Any, **named: Any) -> Made:
+    def plan_there(*arguments: Any, **named: Any) -> PlanResult:
         assert os.getpid() != ours
         return plan_probes(*arguments, **named)
 
     monkeypatch.setattr(planner, "plan_probes", plan_there)
     there, same = planned(specs, "pid != 1"), here(specs, "pid != 1")
-    assert plan_process._light(Made(there)) == plan_process._light(Made(same)), "but for what is a function"
+    assert plan_process._light(PlanResult(there)) == plan_process._light(PlanResult(same)), (
+        "but for what is a function"
+    )
 
 
 def test_functions_loops_and_maps_are_planned_too() -> None:
@@ -123,7 +125,7 @@ def test_what_is_wrong_is_raised_here(capfd: pytest.CaptureFixture[str]) -> None
 def test_a_process_that_dies_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, plan_probes = os.getpid(), planner.plan_probes
 
-    def dying(*arguments: Any, **named: Any) -> Made:
+    def dying(*arguments: Any, **named: Any) -> PlanResult:
         if os.getpid() != ours:
             os.kill(os.getpid(), signal.SIGKILL)
         return plan_probes(*arguments, **named)

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
-from kwire.live.symbolization import Names, NamingProcess, Seen
+from kwire.live.symbolization import Names, NamingProcess, RawStack
 from kwire.wire.stacks import Frame, Stack
 
 
@@ -19,7 +19,7 @@ def addresses() -> list[int]:
 
 
 def test_a_process_of_its_own_names_as_this_one_does() -> None:
-    seen = [Seen(7, os.getpid(), addresses()), Seen(1 << 62, 1 << 30, [4096])]
+    seen = [RawStack(7, os.getpid(), addresses()), RawStack(1 << 62, 1 << 30, [4096])]
     here, there = Names(), NamingProcess()
     try:
         for one in (here, there):
@@ -35,7 +35,7 @@ def test_a_process_of_its_own_names_as_this_one_does() -> None:
 
 def test_a_naming_process_holds_nothing_of_ours_and_ends_with_us() -> None:
     there = NamingProcess()
-    there.take([Seen(1, os.getpid(), addresses())])
+    there.take([RawStack(1, os.getpid(), addresses())])
     assert there.names(again=False)[1][0].symbol == "getpid"
     held = sorted(os.readlink(one) for one in Path(f"/proc/{there._child}/fd").iterdir())
     assert held[:3] == [os.devnull] * 3
@@ -48,9 +48,9 @@ def test_a_naming_process_holds_nothing_of_ours_and_ends_with_us() -> None:
 def test_where_it_is_gone_addresses_have_no_names() -> None:
     there = NamingProcess()
     os.kill(there._child, signal.SIGKILL)
-    there.take([Seen(1, os.getpid(), [16, 32])])
+    there.take([RawStack(1, os.getpid(), [16, 32])])
     assert there.names(again=False) == {1: Stack([Frame(16), Frame(32)])}
-    there.take([Seen(2, os.getpid(), [48])])
+    there.take([RawStack(2, os.getpid(), [48])])
     assert there.names(again=True) == {2: Stack([Frame(48)])}
     there.close()
     with suppress(ChildProcessError):  # it may have been waited for

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kwire.transport import connect, half_open, lingering, udp
 from kwire.transport.address import DEFAULT_PORT, KINDS
-from kwire.transport.certs import ROLES, Made, instructions
+from kwire.transport.certs import ROLES, IssuedCertificate, instructions
 from kwire.transport.half_open import Limits
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "transports.md").read_text()
@@ -41,7 +41,7 @@ def test_timers() -> None:
 
 def test_what_make_certs_prints() -> None:
     here = ("vm", "localhost", "127.0.0.1", "::1")
-    made = [Made(role, f"certs/{role}", here, new=True) for role in ROLES]
-    made.append(Made("web1.example", "certs/web1.example", ("web1.example",), new=True))
+    made = [IssuedCertificate(role, f"certs/{role}", here, new=True) for role in ROLES]
+    made.append(IssuedCertificate("web1.example", "certs/web1.example", ("web1.example",), new=True))
     shown = "".join(f"    {line}\n" for line in instructions("certs", made))
     assert shown in TEXT

@@ -379,13 +379,13 @@ async def _touch(
 Message: TypeAlias = tuple[int, bytes, dict[str, str]]
 """What is published: its number, the payload, the headers."""
 
-Told: TypeAlias = Callable[[list[int], set[int], str], None]
+OnPublished: TypeAlias = Callable[[list[int], set[int], str], None]
 
 
 class _Publisher:
     """Publishes on one connection, in the broker's thread; tells what was acknowledged in the loop's."""
 
-    def __init__(self, broker: Broker, connection: Connection, subject: str, told: Told) -> None:
+    def __init__(self, broker: Broker, connection: Connection, subject: str, told: OnPublished) -> None:
         self._broker = broker
         self._connection = connection
         self._subject = subject

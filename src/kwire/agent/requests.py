@@ -425,9 +425,9 @@ def names(body: Mapping[Any, Any], grant: Grant) -> dict[str, Any]:
 
 def _texts(asked: Mapping[str, Any]) -> ProgramSources:
     from kwire.live.program_sources import ProgramSources, ScriptSource, function_of
-    from kwire.live.travelling import Made
+    from kwire.live.travelling import ReceivedMaps
 
-    made = Made()
+    made = ReceivedMaps()
     functions = tuple(
         function_of(**{**one, "maps": {name: made.map(said) for name, said in one["maps"].items()}})
         for one in asked.get("functions", ())

@@ -18,7 +18,7 @@ from kwire.agent.trace_process import Launcher
 from kwire.capture import walk
 from kwire.errors import KwireError
 from kwire.transport import clock
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import READ, WRITE, Loop
 from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello
@@ -361,7 +361,7 @@ class Server:
         policy: Policy,
         settings: Settings,
         about: Mapping[str, Any],
-        say: Say = lambda text, event="note", /: None,
+        say: Log = lambda text, event="note", /: None,
     ) -> None:
         self.loop = loop
         self.launcher = launcher

@@ -20,7 +20,7 @@ from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.connect import CertificateError, Connector, connect
 from kwire.transport.frame_log import Watch
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import Loop, vital
 from kwire.transport.peer import Handler, Peer
 from kwire.transport.rate_limited_log import Recurring
@@ -77,7 +77,7 @@ class Line(NamedTuple):
     address: "Address | BrokerAddress"
     settings: Settings
     about: Mapping[str, Any]
-    say: Say
+    say: Log
     tls: Certificates | None = None
     insecure: bool = False
     watch: Watch | None = None

@@ -27,7 +27,7 @@ OF_SESSIONS: Final = frozenset(
 )
 
 
-class Seen:
+class ProbeSummary:
     """One probe of one section: how many events, from when to when (wall-clock ns; nothing where none).
 
     `lost` are its own; `shared` may be of any probe that shares its program. Its recorder `produced` so many,
@@ -100,12 +100,12 @@ class CaptureSummary:
 
     def __init__(self, source: Source | None = None, progress: Progress | None = None) -> None:
         """Read the whole capture once; CaptureError where it is none. Without a source: `add`, then `end`."""
-        self.probes: list[Seen] = []
+        self.probes: list[ProbeSummary] = []
         self.losses = Losses()
         self.unknown_lost = self.strangers = self.undecodable = 0
         self._strange: set[int] = set()  # ids of the sections in which there are some
         self.read, self.barren = False, ""
-        self._by_section: dict[int, dict[int, Seen]] = {}  # by section and schema, by their identity
+        self._by_section: dict[int, dict[int, ProbeSummary]] = {}  # by section and schema, by their identity
         self._sums = Sums()
         if source is None:
             return
@@ -126,7 +126,7 @@ class CaptureSummary:
 
     def foresee(self, capture: NetworkCapture) -> None:
         """Take the probes that are known so far for all; `end` tells which there are."""
-        self.probes = [Seen(section, one) for section in capture.sections for one in section.history]
+        self.probes = [ProbeSummary(section, one) for section in capture.sections for one in section.history]
 
     def end(self, capture: NetworkCapture, source: Source | None = None) -> None:
         """Take over what the capture says of itself, once it was read as far as it is wanted."""
@@ -142,8 +142,8 @@ class CaptureSummary:
         sections = [one for one in self._sums.sections if id(one) not in listed] + capture.sections
         for section in sections:  # what had no events too
             known = self._by_section.get(id(section), {})
-            self.probes += [known.get(id(one)) or Seen(section, one) for one in section.history]
-        of: dict[tuple[int, int], list[Seen]] = {}
+            self.probes += [known.get(id(one)) or ProbeSummary(section, one) for one in section.history]
+        of: dict[tuple[int, int], list[ProbeSummary]] = {}
         for seen in self.probes:
             of.setdefault((id(seen.section), seen.schema.id), []).append(seen)
         for section in capture.sections:
@@ -215,7 +215,7 @@ class CaptureSummary:
             seen.produced - seen.events - seen.lost for seen in self.probes if seen.produced is not None
         )
 
-    def proves(self, seen: Seen) -> bool:
+    def proves(self, seen: ProbeSummary) -> bool:
         """Whether the capture proves that this probe's events are there once, but for those counted lost."""
         if self._dark or self.repeated or id(seen.section) in self._strange:
             return False  # `_dark`: something is missing of which nobody knows the probe
@@ -227,11 +227,11 @@ class CaptureSummary:
             return False  # what was not read may have been of a session of which nothing else is there
         return not self.problem and self._complaint(seen.section) == ""
 
-    def _seen(self, section: Section, schema: Schema) -> Seen:
+    def _seen(self, section: Section, schema: Schema) -> ProbeSummary:
         known = self._by_section.setdefault(id(section), {})
         seen = known.get(id(schema))
         if seen is None:
-            seen = known[id(schema)] = Seen(section, schema)
+            seen = known[id(schema)] = ProbeSummary(section, schema)
         return seen
 
     def _lost(self, frames: Frames, places: list[int], section: Section) -> None:
@@ -248,7 +248,7 @@ class CaptureSummary:
                 seen.lost += loss.count
 
 
-def _told(section: Section, of: dict[tuple[int, int], list[Seen]]) -> None:
+def _told(section: Section, of: dict[tuple[int, int], list[ProbeSummary]]) -> None:
     """What the closing statistics of a section say; of a probe described twice, nobody's."""
     for interface in section.interfaces:
         mine = of.get((id(section), interface.probe), [])

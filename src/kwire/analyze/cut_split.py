@@ -9,7 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from kwire.analyze.capture_summary import CaptureSummary, Seen
+from kwire.analyze.capture_summary import CaptureSummary, ProbeSummary
 from kwire.analyze.rewrite import Keys, Numbers, RenumberingWriter, made_of, numbered, renumber
 from kwire.analyze.scan import Picked, Progress, Scan, probe_numbers
 from kwire.analyze.selection import Selection
@@ -94,7 +94,7 @@ def _limits(capture_summary: CaptureSummary, selection: Selection) -> identity.L
     return identity.Limits(bounded(selection.first), bounded(selection.last), probes)
 
 
-def _concerned(seen: Seen, selection: Selection) -> bool:
+def _concerned(seen: ProbeSummary, selection: Selection) -> bool:
     """Whether something of this probe is wanted: its events, or losses that another may have had; or what its
     tables tell.
     """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from kwire.analyze.capture_summary import CaptureSummary, Seen
+from kwire.analyze.capture_summary import CaptureSummary, ProbeSummary
 from kwire.analyze.scan import Block, Scan
 from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source
@@ -54,7 +54,7 @@ class Opened(Generic[E]):
         return self._capture_summary
 
     @property
-    def probes(self) -> list[Seen]:
+    def probes(self) -> list[ProbeSummary]:
         """The probes: `.schema`, `.events`, `.lost`, `.produced`, `.first`, `.last`."""
         return self.capture_summary.probes
 

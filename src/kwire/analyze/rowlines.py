@@ -13,7 +13,7 @@ from kwire import native
 from kwire.analyze.gathering import index_of
 from kwire.analyze.order import Run, ordered, runs
 from kwire.analyze.scan import Block
-from kwire.native import FixedColumn, Given, Rows, Written
+from kwire.native import FixedColumn, Rows, RowTexts, Written
 from kwire.view.render import Values
 from kwire.view.text import SECOND
 from kwire.wire.fields import TYPES, Field, make_decoder
@@ -88,7 +88,7 @@ class _Names:
         self._frame = bytearray(schema.size)
         self._known: dict[bytes, bytes] = {}
 
-    def given(self, rows: Rows) -> Given:
+    def given(self, rows: Rows) -> RowTexts:
         """The texts of these rows, which are sound."""
         import numpy as np
 
@@ -119,11 +119,11 @@ class _Names:
         return known
 
 
-def _given(numbers: "Array", texts: Sequence[bytes], *, by_row: bool) -> Given:
+def _given(numbers: "Array", texts: Sequence[bytes], *, by_row: bool) -> RowTexts:
     import numpy as np
 
     ends = np.cumsum([len(one) for one in texts]).astype(np.uint32)
-    return Given(np.ascontiguousarray(numbers, np.uint32), by_row, b"".join(texts), ends)
+    return RowTexts(np.ascontiguousarray(numbers, np.uint32), by_row, b"".join(texts), ends)
 
 
 class Lines:
@@ -218,12 +218,12 @@ class Lines:
 
     def _given(
         self, rows: Rows, kinds: "Array", shapes: dict[int, _Shape], times: "Array"
-    ) -> "tuple[Array, list[Given]]":
+    ) -> "tuple[Array, list[RowTexts]]":
         """The place of each row among those of its shape, and what is given."""
         import numpy as np
 
         count = len(kinds)
-        nothing = Given(np.empty(0, np.uint32), False, b"", np.empty(0, np.uint32))
+        nothing = RowTexts(np.empty(0, np.uint32), False, b"", np.empty(0, np.uint32))
         given, places = [nothing] * self._slots, np.zeros(count, np.uint32)
         if self._moment is not None:
             seconds = times // np.int64(SECOND)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.analyze.call_pairs import role
-from kwire.analyze.capture_summary import CaptureSummary, Seen
+from kwire.analyze.capture_summary import CaptureSummary, ProbeSummary
 from kwire.analyze.counts import of_numbers
 from kwire.analyze.distribution import Log2, Top, TopBytes, counted, counted_bools
 from kwire.analyze.latency import UNITS, Calls, Latency
@@ -195,7 +195,7 @@ class TableStats:
         self.host = schema.host
         self.events = self.lost = 0
         self.produced: int | None = 0
-        self.seen: list[Seen] = []
+        self.seen: list[ProbeSummary] = []
         self.timing = Timing()
         shown = [column for column in columns_of(schema) if not column.beside]
         self.fields = [FieldStats(schema, column) for column in shown]

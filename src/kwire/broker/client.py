@@ -24,7 +24,7 @@ from kwire.broker.address import SCHEME, BrokerAddress, Login
 from kwire.broker.names import BUCKET, CLEANED, STREAM
 from kwire.errors import KwireError
 from kwire.transport.address import Address
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import READ, Loop
 from kwire.transport.rate_limited_log import Recurring
 
@@ -198,7 +198,7 @@ class Broker:
         loop: Loop,
         address: BrokerAddress,
         login: Login,
-        say: Say,
+        say: Log,
         name: str = "kwire",
     ) -> None:
         """Everything that is needed later is loaded here. NoBrokerClientError where nats-py is missing."""

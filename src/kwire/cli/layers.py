@@ -15,7 +15,7 @@ from kwire.view.text import WallClock, safe
 from kwire.words import are, plural
 
 if TYPE_CHECKING:
-    from kwire.packets.explain import Seen, Told
+    from kwire.packets.explain import ExplainedFrame, ExplainedRecord
     from kwire.packets.follow import Followed, Follower, Step
     from kwire.packets.headers import Verdict
     from kwire.packets.open import NetworkCapture
@@ -39,7 +39,7 @@ def explain(capture: NetworkCapture, teller: Any, *, json: bool, head: int | Non
             return
 
 
-def _told_lines(told: Told) -> Iterator[str]:
+def _told_lines(told: ExplainedRecord) -> Iterator[str]:
     time = ""
     if told.record.time is not None:
         time = f", {WallClock().moment(told.record.time)}"
@@ -58,7 +58,7 @@ def _told_lines(told: Told) -> Iterator[str]:
     yield ""
 
 
-def _frame_lines(seen: Seen) -> Iterator[str]:
+def _frame_lines(seen: ExplainedFrame) -> Iterator[str]:
     lines = [*text_of(seen.explained, f"frame of {seen.flow}", verdicts=True)]
     yield from ("  " + line for line in lines[:-1])
     if seen.note:
@@ -70,7 +70,7 @@ def _rows(rows: list[Verdict]) -> Iterator[str]:
         yield from judged(row, f"{verdict}: {safe(detail)}" if detail else verdict)
 
 
-def _told_object(told: Told) -> dict[str, Any]:
+def _told_object(told: ExplainedRecord) -> dict[str, Any]:
     record = told.record
     value: dict[str, Any] = {
         "offset": record.offset,

@@ -13,7 +13,7 @@ from kwire.hints import TYPE_CHECKING
 from kwire.transport.log_events import LEVELS
 
 if TYPE_CHECKING:
-    from kwire.transport.log_events import Say
+    from kwire.transport.log_events import Log
     from kwire.transport.loop import Loop
     from kwire.transport.rate_limited_log import RateLimitedLog
 
@@ -71,7 +71,7 @@ def begin(args: argparse.Namespace, verb: str) -> None:
     lines.style = as_json
 
 
-def limited(args: argparse.Namespace, loop: Loop, write: Say = lines.say) -> RateLimitedLog:
+def limited(args: argparse.Namespace, loop: Loop, write: Log = lines.say) -> RateLimitedLog:
     """What is told of as it happens in a loop, at a bounded rate."""
     from kwire.transport.log_events import reaches
     from kwire.transport.rate_limited_log import RateLimitedLog

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kwire.metrics.otlp import Export
     from kwire.metrics.table import Sample
     from kwire.transport.address import Address
-    from kwire.transport.log_events import Say
+    from kwire.transport.log_events import Log
     from kwire.transport.loop import Loop
 
 
@@ -66,7 +66,7 @@ class Served:
         loop: Loop,
         verb: str,
         recorder: Recorder | None = None,
-        tell: Say = say,
+        tell: Log = say,
     ) -> None:
         address = check_served(args)
         self._verb = verb
@@ -122,7 +122,7 @@ def wanted(args: argparse.Namespace) -> bool:
 
 
 def served(
-    args: argparse.Namespace, loop: Loop, verb: str, recorder: Recorder | None = None, tell: Say = say
+    args: argparse.Namespace, loop: Loop, verb: str, recorder: Recorder | None = None, tell: Log = say
 ) -> Served | None:
     """What `--metrics` and `--otlp` ask for; None without them. `tell`: takes what is said of trouble. Raises
     KwireError.

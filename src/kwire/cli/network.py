@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kwire.broker.client import Broker
     from kwire.transport.address import Address
     from kwire.transport.frame_log import Watch
-    from kwire.transport.log_events import Say
+    from kwire.transport.log_events import Log
     from kwire.transport.loop import Loop
     from kwire.transport.tls import TlsOptions
     from kwire.wire.settings import Settings
@@ -65,7 +65,7 @@ def add_broker_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--nats-creds", metavar="FILE", default="", help="a credentials file (.creds)")
 
 
-def broker(args: argparse.Namespace, text: str, loop: Loop, say: Say) -> Broker:
+def broker(args: argparse.Namespace, text: str, loop: Loop, say: Log) -> Broker:
     """The way to a broker, with who the arguments say that we are. Raises KwireError."""
     from kwire.broker.client import Broker
 

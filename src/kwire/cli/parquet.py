@@ -20,7 +20,7 @@ from kwire.collector.finished import Finished, FinishedCapture
 from kwire.collector.storage import Storage
 from kwire.errors import KwireError
 from kwire.lake.directory import Lake, reason
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import READ, Loop
 from kwire.transport.rate_limited_log import Recurring
 
@@ -85,7 +85,7 @@ class Feeder:
     `captures`, `events`: what it has added.
     """
 
-    def __init__(self, loop: Loop, storage: Storage, process: LakeProcess, say: Say) -> None:
+    def __init__(self, loop: Loop, storage: Storage, process: LakeProcess, say: Log) -> None:
         self.captures = self.events = 0
         self._loop, self._process, self._say = loop, process, say
         self._troubles = Recurring(loop.now, say)

@@ -22,14 +22,14 @@ from kwire.collector.admission import Admission
 from kwire.collector.checkpoint import CheckpointError, NoCheckpointError
 from kwire.collector.collected_session import TEXT, CaptureTarget, CollectedSession, about_of
 from kwire.collector.session_statistics import SessionStatistics, in_words, told
-from kwire.collector.storage import Storage, Told
+from kwire.collector.storage import Storage, StorageListener
 from kwire.collector.store import SEQUENCES, Payload, Store
 from kwire.collector.stored_session import StoredSession
 from kwire.errors import KwireError
 from kwire.transport import clock
 from kwire.transport.address import Address
 from kwire.transport.hosts import Hosts
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import Loop, Timer
 from kwire.transport.peer import Handler, Peer
 from kwire.wire.control import Hello, Role
@@ -89,7 +89,7 @@ class Collector(Handler):
         place: CaptureTarget,
         settings: Settings = Settings(),  # noqa: B008
         finished: Callable[[], None] = lambda: None,
-        say: Say = lambda text, event="note", /: None,
+        say: Log = lambda text, event="note", /: None,
         hosts: Hosts = Hosts(),  # noqa: B008
     ) -> None:
         self.loop = loop
@@ -99,7 +99,7 @@ class Collector(Handler):
         self.say = say
         self.admission = Admission(loop.now, hosts)
         self.storage = Storage(
-            loop, place, Told(self._acknowledge, self._refused, self._well, self.fail, self._say)
+            loop, place, StorageListener(self._acknowledge, self._refused, self._well, self.fail, self._say)
         )
         self.collected_sessions: dict[Session, CollectedSession] = {}
         self.tokens: dict[bytes, Session] = {}

@@ -20,7 +20,7 @@ from kwire.capture.removed import Removed, read_ledger, write_ledger
 from kwire.collector.checkpoint import CheckpointError
 from kwire.collector.collected_session import CaptureTarget
 from kwire.collector.storage import Storage
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import Loop, Timer
 from kwire.words import human_size, plural
 
@@ -63,7 +63,7 @@ class _File(NamedTuple):
 class Retention:
     """Looks at the folder of a storage now and then. `begin` starts it; `stop` ends it."""
 
-    def __init__(self, loop: Loop, storage: Storage, keep: Keep, say: Say) -> None:
+    def __init__(self, loop: Loop, storage: Storage, keep: Keep, say: Log) -> None:
         self.keep = keep
         """May be changed at any time."""
         self.needed: list[Callable[[str], bool]] = []

@@ -22,7 +22,7 @@ from kwire.collector.folder import FolderError
 from kwire.collector.store import Packing, Payload, Store
 from kwire.collector.stored_session import StoredSession
 from kwire.errors import KwireError
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import Loop, Timer
 from kwire.words import are, plural
 
@@ -49,7 +49,7 @@ as many as there are.
 """
 
 
-class Told(NamedTuple):
+class StorageListener(NamedTuple):
     """Who hears of what happens to stores."""
 
     safe: Callable[[StoredSession], None]
@@ -60,14 +60,14 @@ class Told(NamedTuple):
     """The disk took a commit."""
     failed: Callable[[Store, Exception], None]
     """A store cannot go on."""
-    say: Say
+    say: Log
     """People should know."""
 
 
 class Storage:
     """The stores in a place. CaptureError or CheckpointError where the disk refuses what is asked."""
 
-    def __init__(self, loop: Loop, place: CaptureTarget, told: Told) -> None:
+    def __init__(self, loop: Loop, place: CaptureTarget, told: StorageListener) -> None:
         self.loop = loop
         self.place = place
         self.stores: set[Store] = set()

@@ -146,7 +146,7 @@ def fits_any_ring(programs: Iterable[checked.Program]) -> bool:
     return size <= RING_SURE
 
 
-class _Made(NamedTuple):
+class _AllocatedUnit(NamedTuple):
     """Functions with registers; `maps`: bytes of each CPU's stretch in the maps of the program's own."""
 
     module: Module
@@ -159,7 +159,7 @@ def _layouts(program: checked.Program) -> tuple[Layout, ...]:
 
 def _make(
     program: checked.Program, placed: tuple[Layout, ...], options: Options, stack: bool, roomy: bool
-) -> _Made:
+) -> _AllocatedUnit:
     lowered = lower(program, placed, options, stack)
     maps = lowered.maps
     for function in lowered.module.functions:
@@ -188,7 +188,7 @@ def _make(
         below = max((needs[other] for other in function.callees()), default=0)
         size = allocate(function, program.name, STACK_SIZE - below)
         needs[function] = below + (max(size + 31, 32) & ~31)  # as the kernel counts a chain of calls
-    return _Made(Module(functions), maps)
+    return _AllocatedUnit(Module(functions), maps)
 
 
 def _checked(function: Function, after: str) -> None:
@@ -202,7 +202,7 @@ def _maps(
     placed: tuple[Layout, ...],
     options: Options,
     stack: bool,
-    made: _Made,
+    made: _AllocatedUnit,
     ring_size: int,
 ) -> tuple[MapSpec, ...]:
     ring = MapSpec("ring", "ringbuf", 0, 0, ring_size)

@@ -14,10 +14,10 @@ from kwire.hints import TypeAlias
 
 COMMUTATIVE = frozenset({"add", "mul", "and", "or", "xor"})
 
-Made: TypeAlias = Mapping[Value, Ins]
+Definitions: TypeAlias = Mapping[Value, Ins]
 """The instruction that defines a value, where the value has but one."""
 
-Rule: TypeAlias = Callable[[Made, Ins], Operand | None]
+Rule: TypeAlias = Callable[[Definitions, Ins], Operand | None]
 
 
 def _number(value: Operand) -> int | None:
@@ -32,7 +32,7 @@ def bits_of(value: Operand) -> int:
     return 64 if number is None or number < 0 else number.bit_length()
 
 
-def _binary(made_by: Made, ins: Ins) -> Operand | None:
+def _binary(made_by: Definitions, ins: Ins) -> Operand | None:
     op = ins.op
     a, b = ins.args
     x, y = _number(a), _number(b)
@@ -56,7 +56,7 @@ def _binary(made_by: Made, ins: Ins) -> Operand | None:
     return _with_constant(made_by, ins, a, y)
 
 
-def _with_constant(made_by: Made, ins: Ins, a: Operand, y: int) -> Operand | None:
+def _with_constant(made_by: Definitions, ins: Ins, a: Operand, y: int) -> Operand | None:
     op = ins.op
     if op == "sub":
         op, y = "add", signed64(-y)
@@ -123,12 +123,12 @@ def _known_bits(ins: Ins) -> None:
         ins.dst.bits = min(ins.dst.bits, bits(), 64)
 
 
-def _neg(made_by: Made, ins: Ins) -> Operand | None:
+def _neg(made_by: Definitions, ins: Ins) -> Operand | None:
     x = _number(ins.args[0])
     return None if x is None else signed64(-x)
 
 
-def _extend(made_by: Made, ins: Ins) -> Operand | None:
+def _extend(made_by: Definitions, ins: Ins) -> Operand | None:
     a = ins.args[0]
     width: int = ins.info  # type: ignore[assignment]  # the number of bits
     x = _number(a)
@@ -145,7 +145,7 @@ def _extend(made_by: Made, ins: Ins) -> Operand | None:
     return None
 
 
-def _big_endian(made_by: Made, ins: Ins) -> Operand | None:
+def _big_endian(made_by: Definitions, ins: Ins) -> Operand | None:
     x = _number(ins.args[0])
     width: int = ins.info  # type: ignore[assignment]  # the number of bits
     if x is not None:
@@ -154,7 +154,7 @@ def _big_endian(made_by: Made, ins: Ins) -> Operand | None:
     return None
 
 
-def _compare(made_by: Made, ins: Ins) -> Operand | None:
+def _compare(made_by: Definitions, ins: Ins) -> Operand | None:
     a, b = ins.args
     condition = str(ins.info)
     if a.__class__ is int and b.__class__ is not int:
@@ -173,7 +173,7 @@ def _compare(made_by: Made, ins: Ins) -> Operand | None:
     return None if decided is None else int(decided)
 
 
-def _within(made_by: Made, ins: Ins) -> Operand | None:
+def _within(made_by: Definitions, ins: Ins) -> Operand | None:
     value, index, length = ins.args
     if value.__class__ is int and value == 0:
         return 0
@@ -260,7 +260,7 @@ def signed(value: int, bits: int) -> int:
     return value - (1 << bits) if value >> bits - 1 else value
 
 
-def low(made_by: Made, value: Operand, size: int) -> Operand:
+def low(made_by: Definitions, value: Operand, size: int) -> Operand:
     """What may be stored instead when only the low `size` bytes count."""
     bits = 8 * size
     if value.__class__ is int:

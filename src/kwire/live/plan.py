@@ -141,7 +141,7 @@ class About(NamedTuple):
     cat_most: int
 
 
-class Made(NamedTuple):
+class PlanResult(NamedTuple):
     """What is made by a process that plans (`plan_process`): a plan, and what else is known of it."""
 
     plan: Plan

@@ -27,7 +27,7 @@ from importlib import import_module
 from kwire.bpf.image import Image
 from kwire.hints import Any, Literal
 from kwire.lazy import NamedTuple
-from kwire.live.plan import Made, Plan
+from kwire.live.plan import Plan, PlanResult
 
 CHUNK = 1 << 18
 LENGTH = 8  # bytes of the length before a question, in our byte order
@@ -84,7 +84,7 @@ def _forked(module: str) -> _Process:
 class Planning:
     """A plan in the making: by the process that was begun, or here.
 
-    `module`, `function`: of what makes it, given these arguments and those of `ask`; it gives `Made`.
+    `module`, `function`: of what makes it, given these arguments and those of `ask`; it gives `PlanResult`.
     """
 
     __slots__ = ("_given", "_job", "_process", "about")
@@ -131,7 +131,7 @@ class Planning:
             anew=lambda: self._here().plan.looked_up(),
         )
 
-    def _here(self) -> Made:
+    def _here(self) -> PlanResult:
         """What the function gives here."""
         return _made(self._job, self._given)
 
@@ -158,10 +158,10 @@ class Planning:
         self.close()
 
 
-def _made(job: tuple[str, str, tuple[Any, ...], dict[str, Any]], given: dict[str, Any]) -> Made:
+def _made(job: tuple[str, str, tuple[Any, ...], dict[str, Any]], given: dict[str, Any]) -> PlanResult:
     """What a function gives."""
     module, function, arguments, named = job
-    make: Callable[..., Made] = getattr(import_module(module), function)
+    make: Callable[..., PlanResult] = getattr(import_module(module), function)
     return make(*arguments, **named, **given)
 
 
@@ -182,7 +182,7 @@ def _work(module: str, asked: int, told: int, others: tuple[int, ...]) -> None:
         os._exit(0)
 
 
-def _light(made: Made) -> tuple[Made, frozenset[int]]:
+def _light(made: PlanResult) -> tuple[PlanResult, frozenset[int]]:
     """The same without what cannot be sent, functions; and which groups had one."""
     plan = made.plan
     having = frozenset(at for at, group in enumerate(plan.groups) if group.otherwise is not None)

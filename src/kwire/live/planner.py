@@ -54,7 +54,7 @@ from kwire.lang.tree import AttachPoint
 from kwire.lang.types import Enum, Int
 from kwire.lang.values import wrap
 from kwire.lazy import NamedTuple
-from kwire.live.plan import Group, Made, Plan, Point, Scope, UnitMap
+from kwire.live.plan import Group, Plan, PlanResult, Point, Scope, UnitMap
 from kwire.wire.schema import Schema
 from kwire.words import plural
 
@@ -904,9 +904,9 @@ def plan_probes(
     scope: Scope,
     origin: str,
     numbers: Sequence[int] | None = None,
-) -> Made:
+) -> PlanResult:
     """`make_plan` for `plan_process`."""
-    return Made(make_plan(probes, filter, scope=scope, origin=origin, numbers=numbers))
+    return PlanResult(make_plan(probes, filter, scope=scope, origin=origin, numbers=numbers))
 
 
 def ready() -> None:

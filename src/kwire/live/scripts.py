@@ -33,7 +33,7 @@ from kwire.lang.inferred import settle
 from kwire.lang.tree import AttachPoint
 from kwire.lazy import NamedTuple, pattern
 from kwire.live import planner
-from kwire.live.plan import About, Made, Plan, Scope
+from kwire.live.plan import About, Plan, PlanResult, Scope
 from kwire.live.planner import Planner
 
 
@@ -157,13 +157,13 @@ def plan_text(
     command: int,
     unsafe: bool,
     only: str = "",
-) -> Made:
+) -> PlanResult:
     """`plan_script` for `plan_process`; what else is known is `About`."""
     script = read(name, text)
     made = plan_script(script, words, scope=scope, command=command, unsafe=unsafe, only=only)
     declared = frozenset(f"@{one.id}" for one in script.maps)
     warnings = (line for one in made.missing for line in one.report(script.source, "WARNING"))
-    return Made(made.plan, About(tuple(warnings), declared, made.cat_most))
+    return PlanResult(made.plan, About(tuple(warnings), declared, made.cat_most))
 
 
 PLACELESS: Final = (

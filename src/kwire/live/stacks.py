@@ -25,7 +25,7 @@ from kwire.kernel.syscall import KernelError
 from kwire.kernel.usersyms import NEEDED
 from kwire.lang.checked import Map, StackTable
 from kwire.lang.types import U32, U64
-from kwire.live.symbolization import Namer, Names, NamingProcess, Seen
+from kwire.live.symbolization import Namer, Names, NamingProcess, RawStack
 from kwire.wire.schema import Schema
 from kwire.wire.stacks import Frame, Stack, Stacks
 
@@ -188,7 +188,7 @@ class StackReader:
                     self._numbers.add(number)
                     new.append((number, table, key))
         seen = [
-            Seen(number, _pid(key), _addresses(table, key))
+            RawStack(number, _pid(key), _addresses(table, key))
             for number, table, key in new
             if table.user and not table.ids
         ]

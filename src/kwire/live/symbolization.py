@@ -36,7 +36,7 @@ MOST: Final = 64 << 20
 _LENGTH: Final = struct.Struct("=I")
 
 
-class Seen(NamedTuple):
+class RawStack(NamedTuple):
     """A stack that is new: its number, of which process it is, and its frames."""
 
     number: int
@@ -47,7 +47,7 @@ class Seen(NamedTuple):
 class Namer(Protocol):
     """Who names stacks."""
 
-    def take(self, seen: Sequence[Seen]) -> None:
+    def take(self, seen: Sequence[RawStack]) -> None:
         """Take hold of what tells the names of these."""
 
     def names(self, *, again: bool) -> dict[int, Stack]:
@@ -67,7 +67,7 @@ class Names:
         self._taken: dict[int, tuple[Sequence[int], tuple[Location, ...]]] = {}
         self._pending: dict[int, tuple[Stack, tuple[Location, ...]]] = {}  # some frames may get names yet
 
-    def take(self, seen: Sequence[Seen]) -> None:
+    def take(self, seen: Sequence[RawStack]) -> None:
         """Take hold of what tells the names of these."""
         # Processes may be about to end: all of them are looked at, and only then anything else is done.
         processes = {pid: self._users.look(pid) for pid in {one.pid for one in seen}}
@@ -130,9 +130,9 @@ class NamingProcess:
         theirs.close()
         ours.settimeout(PATIENCE)
         self._socket: socket.socket | None = ours
-        self._untaken: dict[int, Seen] = {}  # those without an answer
+        self._untaken: dict[int, RawStack] = {}  # those without an answer
 
-    def take(self, seen: Sequence[Seen]) -> None:
+    def take(self, seen: Sequence[RawStack]) -> None:
         """Tell it of these."""
         self._untaken |= {one.number: one for one in seen}
         self._ask(["take", [[one.number, one.pid, list(one.addresses)] for one in seen]])
@@ -208,7 +208,7 @@ def _serve(fd: int) -> None:
         while True:
             what, about = _get(line)
             if what == "take":
-                names.take([Seen(*one) for one in about])
+                names.take([RawStack(*one) for one in about])
                 continue
             found = names.names(again=about)
             _put(line, list(found.items()))

@@ -46,7 +46,7 @@ class Titles:
         return {**said, "set": before} if before else said
 
 
-class Made:
+class ReceivedMaps:
     """The maps of a request that came, each made once."""
 
     __slots__ = ("_maps",)

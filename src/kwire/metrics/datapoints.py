@@ -26,7 +26,7 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
     Sum,
 )
-from opentelemetry.sdk.metrics.export import Metric as Told
+from opentelemetry.sdk.metrics.export import Metric as SdkMetric
 from opentelemetry.sdk.resources import (
     TELEMETRY_SDK_LANGUAGE,
     TELEMETRY_SDK_NAME,
@@ -87,7 +87,7 @@ class DataPoints:
             if samples := found.get(metric.name):
                 data = self._data(metric, samples, before, now)
                 unit = UNITS.get(metric.unit, f"{{{metric.unit}}}")
-                told.append(Told(metric.name, f"{metric.help}.", unit, data))
+                told.append(SdkMetric(metric.name, f"{metric.help}.", unit, data))
         self._last = now
         scope = ScopeMetrics(self._scope, told, "")
         return MetricsData([ResourceMetrics(self._about, [scope], "")])

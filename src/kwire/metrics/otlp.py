@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from kwire.errors import KwireError
 from kwire.metrics.gathering import Gathered, Gathering
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import Loop, Timer
 from kwire.transport.rate_limited_log import Recurring
 
@@ -74,7 +74,7 @@ class Export:
     the SDK is missing, `url` is no address, or a certificate cannot be read.
     """
 
-    def __init__(self, loop: Loop, url: str, interval: float, say: Say) -> None:
+    def __init__(self, loop: Loop, url: str, interval: float, say: Log) -> None:
         check_library()
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
         from opentelemetry.sdk.metrics.export import MetricExportResult

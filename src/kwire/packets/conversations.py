@@ -33,7 +33,7 @@ def misplaced(kind: int, at: int = 0) -> Problem:
     return Problem(Code.ILLEGAL_TRANSITION, at, f"{Type(kind).name} in DATA", "EVENT, SCHEMA, LOST or TABLE")
 
 
-class Given(NamedTuple):
+class SectionItem(NamedTuple):
     """What comes next in a section: frames, or a schema that holds from here on."""
 
     section: Section
@@ -50,7 +50,7 @@ def opens(message: Hello | Welcome) -> bool:
     return message.role is Role.SOURCE and not message.resume
 
 
-def whole(one: "Told") -> str:
+def whole(one: "SessionOutcome") -> str:
     """Why the DATA in a capture may not be all that a session had; empty where it is."""
     if one.missing:
         return f"{are(one.missing, 'DATA frame')} not in the capture"
@@ -62,7 +62,7 @@ def whole(one: "Told") -> str:
     return f"the capture does not hold the session's {' and '.join(ends)}" if ends else ""
 
 
-class Told(Protocol):
+class SessionOutcome(Protocol):
     """What is known of a session when all was read: as attributes of `Conversation`."""
 
     missing: int
@@ -143,7 +143,7 @@ class Conversation:
     )
 
     def __init__(
-        self, name: str, give: Callable[[Given], None], complain: Callable[[Problem, int], None]
+        self, name: str, give: Callable[[SectionItem], None], complain: Callable[[Problem, int], None]
     ) -> None:
         self.name = name
         self.token = b""
@@ -257,7 +257,7 @@ class Conversation:
         if self._ready:
             data = b"".join(self._ready)
             self._ready, self._size = [], 0
-            self.give(Given(self.section, Frames.walk(data)))
+            self.give(SectionItem(self.section, Frames.walk(data)))
 
     def finish(self) -> None:
         """No more DATA comes: give what is held, and count what is missing."""
@@ -337,7 +337,7 @@ class Conversation:
                 mark = at + length
             if isinstance(schema, Schema):
                 self.flush()
-                self.give(Given(self.section, schema))
+                self.give(SectionItem(self.section, schema))
         at += data[at + 2] << 8 | data[at + 3]
         self._keep(data[mark:at])
 

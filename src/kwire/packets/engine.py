@@ -17,7 +17,7 @@ from kwire import native
 from kwire.capture.pcapng import HOST
 from kwire.capture.reader import Mixed, Section, gathered, groups
 from kwire.packets import memory
-from kwire.packets.conversations import Given, begins, guess, means_nothing, misplaced, opens, owed
+from kwire.packets.conversations import SectionItem, begins, guess, means_nothing, misplaced, opens, owed
 from kwire.packets.dissect import Dissector
 from kwire.packets.memory import Memory, Variant, Why
 from kwire.packets.network import (
@@ -122,7 +122,7 @@ class Engine:
         self._sections: list[Section | None] = []  # of the sessions known, by their number
         self._kinds: Any = None  # so, a number: equal where what is described is; -1: not known
         self._signatures: dict[tuple[tuple[int, int], ...], int] = {}
-        self._queue: deque[Given] = deque()
+        self._queue: deque[SectionItem] = deque()
         self._pending = 0  # bytes of schemas that are not complete
         self._table: Any = self._memory.conversations
         self._ends = array("I")  # at the end: the numbers of all sessions as they began …
@@ -191,7 +191,7 @@ class Engine:
             self._say(data, rows)
             state.data, state.size, state.count, self._rows = None, 0, 0, None
 
-    def take(self, *, all: bool = True) -> Iterator[Given]:
+    def take(self, *, all: bool = True) -> Iterator[SectionItem]:
         """What was found since the last time; without `all`, if it is much."""
         if all or self._much:
             self._give()
@@ -199,7 +199,7 @@ class Engine:
         while self._queue:
             yield self._queue.popleft()
 
-    def finish(self) -> Iterator[Given]:
+    def finish(self) -> Iterator[SectionItem]:
         """No more packets come."""
         state, library = self._state, native.library
         state.rows, state.count, state.at = None, 0, 0
@@ -278,7 +278,7 @@ class Engine:
             owners, offsets = owners[places], offsets[places]
         elif only != memory.SEVERAL:
             section = self._conversation(only).section
-            self._queue.append(Given(section, Frames(data, offsets.data)))
+            self._queue.append(SectionItem(section, Frames(data, offsets.data)))
             return
         self._sort(data, owners, offsets, places, cuts)
 
@@ -306,13 +306,13 @@ class Engine:
                 owners, offsets = owners[~early], offsets[~early]
         for number, schemas in cuts.items():
             section = self._conversation(number).section
-            self._queue.extend(Given(section, schema) for _, schema in schemas)
+            self._queue.extend(SectionItem(section, schema) for _, schema in schemas)
         if not len(owners):
             return
         present = np.flatnonzero(np.bincount(owners))
         if len(present) == 1:
             section = self._conversation(int(present[0])).section
-            self._queue.append(Given(section, Frames(data, offsets.data)))
+            self._queue.append(SectionItem(section, Frames(data, offsets.data)))
             return
         known = self._signed(present)
         if (known[present] != known[present[0]]).any():
@@ -334,11 +334,11 @@ class Engine:
         known = self._sections
         sections: list[Any] = [known[number] for number in present.tolist()]  # `_signed` has seen to it
         if len(sections) == 1:
-            self._queue.append(Given(sections[0], Frames(data, offsets.data)))
+            self._queue.append(SectionItem(sections[0], Frames(data, offsets.data)))
             return
         index = np.zeros(int(present[-1]) + 1, np.uint32)
         index[present] = np.arange(len(present), dtype=np.uint32)
-        self._queue.append(Given(sections[0], Mixed(data, offsets.data, sections, index[owners])))
+        self._queue.append(SectionItem(sections[0], Mixed(data, offsets.data, sections, index[owners])))
 
     def _cut(
         self,
@@ -357,8 +357,8 @@ class Engine:
                 stop = int(where.searchsorted(place))
                 if stop > start:
                     some, offset = gathered(Frames(data, mine[start:stop].data), slice(None))
-                    self._queue.append(Given(section, Frames(some, offset.data)))
-                self._queue.append(Given(section, schema))
+                    self._queue.append(SectionItem(section, Frames(some, offset.data)))
+                self._queue.append(SectionItem(section, schema))
                 start = stop
 
     def _signed(self, numbers: "Array") -> "Array":

@@ -23,7 +23,7 @@ from kwire.words import plural
 MAX_EXPLAINERS: Final = 256  # sessions whose schemas are remembered
 
 
-class Seen(NamedTuple):
+class ExplainedFrame(NamedTuple):
     """A frame in a packet, explained; `note` says where its offsets count from, if not from the packet."""
 
     flow: str
@@ -31,14 +31,14 @@ class Seen(NamedTuple):
     note: str
 
 
-class Told(NamedTuple):
+class ExplainedRecord(NamedTuple):
     """One record, explained. `layers`: titles and rows; `troubles`: what is wrong; `remarks`: tolerated."""
 
     title: str
     record: Record
     block: list[Verdict]
     layers: list[tuple[str, list[Verdict]]]
-    frames: list[Seen]
+    frames: list[ExplainedFrame]
     troubles: list[str]
     remarks: list[str]
 
@@ -67,21 +67,21 @@ class Teller:
         """Note what is wrong."""
         self._troubles.append(text)
 
-    def tell(self, capture: NetworkCapture) -> Iterator[Told]:
+    def tell(self, capture: NetworkCapture) -> Iterator[ExplainedRecord]:
         """Explain all records of a capture that was opened with this watcher."""
         for record in capture.records():
             yield self._tell(record)
         if self._troubles:
             troubles, self._troubles = self._troubles, []
             end = Record(0, 0, memoryview(b""), pcapng.HOST)
-            yield Told("at the end", end, [], [], [], troubles, [])
+            yield ExplainedRecord("at the end", end, [], [], [], troubles, [])
 
-    def _tell(self, record: Record) -> Told:
+    def _tell(self, record: Record) -> ExplainedRecord:
         frames, self._frames = self._frames, []
         troubles, self._troubles = self._troubles, []
         packet = record.packet
         if packet is None:
-            return Told(_title(record), record, _block(record), [], [], troubles, [])
+            return ExplainedRecord(_title(record), record, _block(record), [], [], troubles, [])
         layers = [
             (headers.TITLES[layer.kind], headers.explain(layer, packet.found))
             for layer in packet.layers or []
@@ -97,9 +97,9 @@ class Teller:
             layers.append((f"{packet.other}: not taken apart", []))
         remarks = [str(one) for one in packet.found if str(one) not in troubles and not _is_trouble(one)]
         seen = [self._explain(one, base) for one in frames]
-        return Told(_title(record), record, _block(record), layers, seen, troubles, remarks)
+        return ExplainedRecord(_title(record), record, _block(record), layers, seen, troubles, remarks)
 
-    def _explain(self, one: _Frame, base: int) -> Seen:
+    def _explain(self, one: _Frame, base: int) -> ExplainedFrame:
         """Explain one frame; `base`: where a datagram's payload begins in its packet, -1 where it is none."""
         if len(self._explainers) > MAX_EXPLAINERS:
             self._explainers.clear()
@@ -110,10 +110,10 @@ class Teller:
             explained = next(
                 explainer.explain(view[: max(one.at + length, one.at + 1)] if length else view, one.at)
             )
-            return Seen(one.flow.name, _moved(explained, base), "")
+            return ExplainedFrame(one.flow.name, _moved(explained, base), "")
         data = view[one.at : one.at + length] if length else view[one.at :]
         note = "offsets count from the frame's first byte: it was put together from pieces"
-        return Seen(one.flow.name, next(explainer.explain(data)), note)
+        return ExplainedFrame(one.flow.name, next(explainer.explain(data)), note)
 
 
 def _rest(record: Record, packet: Packet) -> list[Verdict]:

@@ -10,7 +10,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
-from kwire.packets.conversations import Conversation, Given, means_nothing
+from kwire.packets.conversations import Conversation, SectionItem, means_nothing
 from kwire.packets.dissect import Dissector, Finding, Packet, Segment
 from kwire.packets.streams import Found, Splitter, Stream
 from kwire.packets.tables import KWIRE_PORT, LinkType, Remark, Trouble
@@ -149,7 +149,7 @@ class Network:
         self._dissector = Dissector(self._wanted)
         self._flows: OrderedDict[Any, Flow] = OrderedDict()
         self._tokens: dict[bytes, Conversation] = {}
-        self._queue: deque[Given] = deque()
+        self._queue: deque[SectionItem] = deque()
         self._place = PacketPosition(0, 0)
         self._held = 0  # bytes that all flows hold
         self._troubles = 0  # all that `found` counts
@@ -222,7 +222,7 @@ class Network:
         """A network that takes packets one by one: this one."""
         return self
 
-    def take(self, *, all: bool = True) -> Iterator[Given]:
+    def take(self, *, all: bool = True) -> Iterator[SectionItem]:
         """What was found since the last time; flushes what waits to be more."""
         held = 0
         for conversation in self.conversations:
@@ -233,7 +233,7 @@ class Network:
         while self._queue:
             yield self._queue.popleft()
 
-    def finish(self) -> Iterator[Given]:
+    def finish(self) -> Iterator[SectionItem]:
         """No more packets come."""
         self._place = PacketPosition(0, 0)  # what is found now is of no packet
         while self._flows:

@@ -112,7 +112,7 @@ class Record(NamedTuple):
     packet: Found | None = None
 
 
-class _Given(NamedTuple):
+class _Batch(NamedTuple):
     """What a reading gave: frames of a section, or of several of which it is the first."""
 
     section: Section
@@ -143,7 +143,7 @@ class NetworkCapture(Capture):
         self._kept: Spill | None = None  # what was given, where it is kept for another reading
         self._seen = self._done = False  # this is another reading; the first one came to its end
         self._going: Iterator[Frames] | None = None  # a reading that has begun …
-        self._ahead: deque[_Given] = deque()  # … and what it gave, to be given again
+        self._ahead: deque[_Batch] = deque()  # … and what it gave, to be given again
         self.whole = False
         """Whether `begin` came to the end of the capture."""
         self._waiting = Waiting()
@@ -163,7 +163,7 @@ class NetworkCapture(Capture):
         before: dict[int, tuple[Section, int]] = {}  # sections of what is held, and what they had described
         for frames in self._going:
             assert self._current is not None  # frames lie in sections
-            self._ahead.append(_Given(self._current, frames, self.tallied))
+            self._ahead.append(_Batch(self._current, frames, self.tallied))
             for section in frames.sections if isinstance(frames, Mixed) else (self._current,):
                 before.setdefault(id(section), (section, len(section.history)))
             room -= cost(frames)

@@ -32,7 +32,7 @@ CA_KEY = "ca-key.pem"
 TARGET = "/etc/kwire"
 
 
-class Made(NamedTuple):
+class IssuedCertificate(NamedTuple):
     """A directory with ca.pem, cert.pem and key.pem."""
 
     name: str  # the common name: what a policy knows it by
@@ -41,7 +41,7 @@ class Made(NamedTuple):
     new: bool  # False: it was there before and was left as it is
 
 
-def make_certs(directory: str, names: list[str] | None = None) -> list[Made]:
+def make_certs(directory: str, names: list[str] | None = None) -> list[IssuedCertificate]:
     """Make a CA in `directory` and below it a directory for each role and for each of `names`.
 
     Roles are good for this machine (its host name, localhost, 127.0.0.1, ::1), a host in `names` (a host name
@@ -68,7 +68,7 @@ def make_certs(directory: str, names: list[str] | None = None) -> list[Made]:
         ) from error
 
 
-def instructions(directory: str, made: list[Made]) -> list[str]:
+def instructions(directory: str, made: list[IssuedCertificate]) -> list[str]:
     """What to copy where, a line each."""
     lines = []
     for one in made:
@@ -146,14 +146,14 @@ def _authority(directory: str) -> tuple[EllipticCurvePrivateKey, x509.Certificat
 
 def _one(
     directory: str, ca: tuple[EllipticCurvePrivateKey, x509.Certificate], name: str, hosts: tuple[str, ...]
-) -> Made:
+) -> IssuedCertificate:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
     place = os.path.join(directory, name)
     paths = {what: os.path.join(place, file) for what, file in FILES.items()}
     if all(map(os.path.exists, paths.values())):
-        return Made(name, place, hosts, new=False)
+        return IssuedCertificate(name, place, hosts, new=False)
     _free(*paths.values())
     os.makedirs(place, mode=0o700, exist_ok=True)
     key = ec.generate_private_key(ec.SECP256R1())
@@ -161,7 +161,7 @@ def _one(
     put(paths["key"], _private(key), 0o600, clobber=False)
     for what, value in (("cert", cert), ("ca", ca[1])):
         put(paths[what], value.public_bytes(serialization.Encoding.PEM), 0o644, clobber=False)
-    return Made(name, place, hosts, new=True)
+    return IssuedCertificate(name, place, hosts, new=True)
 
 
 def _sign(

@@ -22,7 +22,7 @@ from kwire.transport.address import Address, SockAddress, check_secure, name_of
 from kwire.transport.bind import bind, inode, origin
 from kwire.transport.frame_log import Watch
 from kwire.transport.half_open import HalfOpen, Limits, Roster
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 from kwire.transport.loop import READ, Loop, Timer, contained
 from kwire.transport.peer import Handler, Peer, proven
 from kwire.transport.tcp import Buffer, StreamTransport, TlsTransport, Transport, prepare, unix_identity
@@ -63,7 +63,7 @@ def listen(
     watch: Watch | None = None,
     mode: int = 0o600,
     roster: Roster | None = None,
-    said: Say | None = None,
+    said: Log | None = None,
 ) -> Listener:
     """Listen on all addresses of `address`; port 0 takes a free one: see `listener.address`.
 
@@ -114,7 +114,7 @@ class Listener:
         limits: Limits,
         watch: Watch | None,
         roster: Roster,
-        said: Say | None,
+        said: Log | None,
     ) -> None:
         self.loop = loop
         self.address = address

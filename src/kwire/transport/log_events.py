@@ -10,7 +10,7 @@ LEVELS: Final = ("debug", "info", "warning", "error")
 """From the one that matters least to the one that matters most."""
 
 
-class Say(Protocol):
+class Log(Protocol):
     """Who is told: one line of text, and the event of `EVENTS` that it is."""
 
     def __call__(self, text: str, event: str = "note", /) -> object:

@@ -25,7 +25,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from kwire.errors import KwireError
 from kwire.interrupts import Asked
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -175,7 +175,7 @@ class Loop:
         """What is received lies here until the callback that received it returns."""
         self.lingering: dict[int, Callable[[], None]] = {}
         """Sockets that are only waiting to be closed in order: descriptor → what closes one."""
-        self.report: Say | None = None
+        self.report: Log | None = None
         """Who is told, in a line, of a failure that was contained; None: nothing is contained."""
         self.failures = 0
         """Failures that were contained."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from kwire.transport.log_events import Say
+from kwire.transport.log_events import Log
 
 RATE: Final = 2.0
 BURST: Final = 20
@@ -43,7 +43,7 @@ class RateLimitedLog:
 
     __slots__ = ("_clock", "_credit", "_last", "_left", "_said", "_waiting", "_wanted", "_write")
 
-    def __init__(self, clock: Clock, write: Say, wanted: Callable[[str], bool] = lambda event: True) -> None:
+    def __init__(self, clock: Clock, write: Log, wanted: Callable[[str], bool] = lambda event: True) -> None:
         self._clock = clock
         self._write = write
         self._wanted = wanted
@@ -105,7 +105,7 @@ class Recurring:
 
     __slots__ = ("_now", "_say", "_troubles")
 
-    def __init__(self, now: Callable[[], float], say: Say) -> None:
+    def __init__(self, now: Callable[[], float], say: Log) -> None:
         self._now = now
         self._say = say
         self._troubles: dict[str, tuple[int, float, float]] = {}  # → how often, told again when, and pause

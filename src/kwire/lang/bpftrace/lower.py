@@ -14,7 +14,7 @@ from kwire.lang import tree
 from kwire.lang.bpftrace import output
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.expressions import EXPRESSIONS, condition
-from kwire.lang.bpftrace.given import Given
+from kwire.lang.bpftrace.macro_argument import MacroArgument
 from kwire.lang.bpftrace.macros import by_name
 from kwire.lang.bpftrace.statements import statement
 from kwire.lang.context import Site
@@ -79,7 +79,7 @@ class Lowering:
         self.prints: dict[str, Print] = {}
         self.scopes: list[dict[str, str]] = [{}]
         self.names: dict[str, int] = {}
-        self.substitutes: list[dict[str, Given]] = [{}]
+        self.substitutes: list[dict[str, MacroArgument]] = [{}]
         self.pending: list[tree.Stmt] = []  # what is done before the statement that is made
         self.hoisting = True  # whether that is so for all of it
         self.emptying = False  # whether the map that is printed now is emptied with it

@@ -6,7 +6,7 @@ from kwire.hints import TYPE_CHECKING, Final
 from kwire.lang import tree
 from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace import tables
-from kwire.lang.bpftrace.given import Given
+from kwire.lang.bpftrace.macro_argument import MacroArgument
 from kwire.lang.errors import TextError
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def expand(low: "Lowering", node: s.Call, macro: s.Macro, *, wanted: bool) -> tr
         raise TextError(node.function_span, f"these are more than {EXPANDED_MOST} macros in a probe")
     low.hoist(node.span)
     scope: dict[str, str] = {}
-    values: dict[str, Given] = {}
+    values: dict[str, MacroArgument] = {}
     for parameter, argument in zip(macro.parameters, node.arguments, strict=True):
         if isinstance(parameter, s.Name):
-            values[parameter.id] = Given(argument, low.scopes, [*low.substitutes], [*low.expanding])
+            values[parameter.id] = MacroArgument(argument, low.scopes, [*low.substitutes], [*low.expanding])
         elif isinstance(parameter, s.Var) and isinstance(argument, s.Var):
             found = low.expression(argument)
             assert isinstance(found, tree.Name)

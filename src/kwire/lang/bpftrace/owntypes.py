@@ -20,7 +20,6 @@ from kwire.lang.types import Type
 MODULE: Final = "script"
 """The module of structures that the script defines."""
 
-TAGS: Final = ("struct", "union", "enum")
 WORD: Final = 8
 FLOATS: Final = {"float": 4, "double": 8}
 """Bytes of floating-point numbers, which are no numbers to programs."""

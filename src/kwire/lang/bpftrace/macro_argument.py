@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 _Made = TypeVar("_Made")
 
 
-class Given(NamedTuple):
+class MacroArgument(NamedTuple):
     """An expression, with the variables, the names and the macros around whoever wrote it."""
 
     argument: s.Expr
     scopes: list[dict[str, str]]
-    substitutes: "list[dict[str, Given]]"
+    substitutes: "list[dict[str, MacroArgument]]"
     expanding: list[str]
 
     def made(self, low: "Lowering", make: "Callable[[Lowering, s.Expr], _Made]") -> _Made:
