@@ -96,6 +96,29 @@ def test_a_host_that_is_gone_is_forgotten_and_others_are_not(server: Server, tmp
         assert done.returncode == 1
 
 
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_who_is_silent_is_judged_by_the_brokers_clock(server: Server, hours: int) -> None:
+    """Not by that of the machine on which somebody looks."""
+    code = (
+        "import sys, time; here = time.time\n"
+        f"time.time = lambda: here() + 3600 * {hours}\n"
+        "from kwire.cli.main import main; sys.exit(main(['fleet', 'status', *sys.argv[1:]]))"
+    )
+    with recording(server.url) as job:
+        until(lambda: messages(server.url))
+        found = subprocess.run([sys.executable, "-c", code, server.url], capture_output=True, text=True)
+        told = subprocess.run(
+            [sys.executable, "-c", code, server.url, "--json"], capture_output=True, text=True
+        )
+        job.send_signal(signal.SIGINT)
+        job.communicate()
+    [session] = json.loads(told.stdout)["sessions"]
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[-1].split()[2] == "live"
+    assert 0 < session["silent"] < 1800
+    assert 0 < session["heard"] < 1800
+
+
 def test_uncollected_messages_are_removed_where_that_is_asked_for(server: Server) -> None:
     agent(server.url, "0.1")
     there = len(messages(server.url))

@@ -116,7 +116,7 @@ async def forget(connection: Connection, address: BrokerAddress, which: str, for
     interrupted has left. BrokerError where there is nothing, or its agent may be there, or messages are
     still to be collected and `force` is not given.
     """
-    found = await overview(connection, address, 0.0, await connection.now())
+    found = await overview(connection, address, 0.0)
     groups = {one.name for one in found.groups}
     every = [_Candidate(one.host, one.session, _uncollected(one, groups), one) for one in found.sessions]
     try:

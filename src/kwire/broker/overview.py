@@ -1,7 +1,8 @@
 """How a fleet is, read from its broker: the stream, the groups that collect, the sessions.
 
-Invariants: nothing is changed by looking; sessions are those that the bucket knows; what a message says of
-itself is believed as far as it is sound.
+Invariants: nothing is changed by looking (to be asked for its time, a broker wants a write, which changes no
+value); sessions are those that the bucket knows; what a message says of itself is believed as far as it is
+sound.
 """
 
 import asyncio
@@ -65,12 +66,9 @@ class Overview(NamedTuple):
     sessions: list[SessionView]
 
 
-async def overview(
-    connection: Connection, address: BrokerAddress, seconds: float, now: float | None = None
-) -> Overview:
-    """Look, and again after so many seconds, for rates. `now`: the broker's time (`Connection.now`), in
-    seconds since 1970; None: this machine's, as to ask for the broker's takes a write. BrokerError where the
-    broker does not tell.
+async def overview(connection: Connection, address: BrokerAddress, seconds: float) -> Overview:
+    """Look, and again after so many seconds, for rates; times are by the broker's clock. BrokerError where
+    the broker does not tell.
     """
     info = await stream(connection.js, address)
     if info is None:
@@ -87,6 +85,7 @@ async def overview(
         await asyncio.sleep(seconds)
         after = dict(zip(sessions, await _each(sessions, lambda one: last_of(connection, one)), strict=True))
         passed = max(time.monotonic() - start, 1e-3)
+        now = await connection.now()
         claims: dict[str, dict[str, Claims]] = {}
         known = [key for key in keys if key.startswith("claims.")]
         for key, found in zip(known, await _each(known, lambda one: _claims(connection, one)), strict=True):
@@ -112,13 +111,12 @@ async def _view(
     last: Last | None,
     passed: float,
     claims: dict[str, Claims],
-    now: float | None,
+    now: float,
 ) -> SessionView | None:
     entry = read_entry((await connection.get(names.session_key(session)))[0])
     if entry is None:
         return None
     when = max(await connection.written(names.session_key(session)), last.when if last is not None else 0.0)
-    now = time.time() if now is None else now
     messages = ((last.number - entry.first) & MASK) + 1 if last is not None else 0
     events, rate = _events(last), None
     if events is not None:
