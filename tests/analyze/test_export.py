@@ -239,6 +239,30 @@ def test_parts_of_what_is_in_order_are_in_order(kit: Any, mixed: int) -> None:
     assert found == sorted(np.concatenate([block.times for block in blocks]))
 
 
+def test_whole_windows_are_given(kit: Any) -> None:
+    """What takes so many rows at a time is left with a few at the end only."""
+    schema, frames = kit.schema(), Frames(bytes(16), array("Q", [0] * 7))
+    blocks = [Block(schema, frames, np.arange(7 * place, 7 * place + 7), object()) for place in range(20)]
+    assert [len(run.times) for run in runs(blocks, 20)] == [20, 20, 20, 20, 20, 40]
+
+
+@pytest.mark.parametrize(("cells", "groups"), [(1 << 24, [40, 10]), (50, [20, 20, 10])])
+def test_row_groups_are_bounded_by_rows_and_by_values(
+    tmp_path: Path, kit: Any, kwire: Any, monkeypatch: pytest.MonkeyPatch, cells: int, groups: list[int]
+) -> None:
+    """A row has five values: so much memory at most waits for the end of a group, however wide a table is."""
+    schemas = [kit.schema(n, "kprobe:f", [("pid", "u32", 1, "")], host=f"box{n}") for n in (1, 2)]
+    items = [kit.event(schemas[n // 25], kit.monotonic + n, (n,)) for n in range(50)]
+    made, out = kit.write(tmp_path / "a.pcapng", schemas, items), str(tmp_path / "out.parquet")
+    for name, value in (("ROWS", 10), ("GROUP", 45), ("CELLS", cells)):
+        monkeypatch.setattr(export, name, value)
+    assert kwire("export", made, "-o", out)[0] == 0
+    found = pq.ParquetFile(out).metadata
+    assert [found.row_group(at).num_rows for at in range(found.num_row_groups)] == groups
+    rows = pq.read_table(out).to_pylist()
+    assert [(row["host"], row["pid"]) for row in rows] == [(f"box{1 + n // 25}", n) for n in range(50)]
+
+
 def test_host_and_probe_are_numbers_of_one_dictionary(rich: str, tmp_path: Path, kwire: Any) -> None:
     out = str(tmp_path / "out.arrow")
     kwire("export", rich, "-o", out)

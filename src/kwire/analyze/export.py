@@ -28,7 +28,7 @@ from kwire.errors import KwireError
 ROWS: Final = 1 << 16  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
 COUNT: Final = 20  # digits of what a file tells of its capture, at most …
-GROUP: Final = 2  # of record batches in a row group
+GROUP: Final = 1 << 18  # rows of a row group at most, and 2 * CELLS values: each column of one costs 40 µs
 TOGETHER: Final = 1 << 13  # values that Parquet encodes at a time
 SLACK: Final = 1 << 14  # … and bytes for what else it may turn out to have to tell
 TIMES: Final = ("time", "time_ns")  # columns of wall clocks
@@ -121,7 +121,7 @@ class Wide:
     Host and probe are numbers of a dictionary that all batches share.
     """
 
-    __slots__ = ("_fill", "_layout", "_numbers", "_shapes", "_tables", "schema")
+    __slots__ = ("_alike", "_fill", "_layout", "_numbers", "_shapes", "_tables", "schema")
 
     def __init__(self, export: Export) -> None:
         pa = arrow.load()
@@ -136,6 +136,9 @@ class Wide:
         hosts = dict.fromkeys(schema.host for table in export.tables for schema in table.schemas)
         probes = dict.fromkeys(table.probe for table in export.tables)
         self._numbers = {"host": _numbered(hosts), "probe": _numbered(probes)}
+        self._alike: dict[
+            str, Any
+        ] = {}  # by the name of these columns: the last one that is the same in all rows
 
     def batches(self, blocks: Iterable[Block]) -> Iterator[Any]:
         """The blocks as record batches, in order of time."""
@@ -160,15 +163,28 @@ class Wide:
             if field.name in found:
                 made.append(found[field.name])
             elif field.name in self._numbers:
-                numbers, texts = self._numbers[field.name]
-                schemas = [one.block.schema for one, _ in run.stretches]
-                each = [numbers[one.host if field.name == "host" else one.probe] for one in schemas]
-                made.append(pa.DictionaryArray.from_arrays(gathering.each(each, "i4"), texts, safe=False))
+                made.append(self._numbered(field.name, run, gathering))
             elif field.name in COMMON:
                 made.append(pa.array(run.times, pa.int64()).view(field.type))
             else:
                 made.append(self._fill.nulls(field.type, len(run.times)))
         return pa.record_batch(made, schema=self.schema)
+
+    def _numbered(self, name: str, run: Run[Pending], gathering: Gathering) -> Any:
+        """The column of hosts, or of probes."""
+        import numpy as np
+
+        pa, count = arrow.load(), len(run.times)
+        numbers, texts = self._numbers[name]
+        schemas = [one.block.schema for one, _ in run.stretches]
+        each = [numbers[one.host if name == "host" else one.probe] for one in schemas]
+        if any(one != each[0] for one in each):
+            return pa.DictionaryArray.from_arrays(gathering.each(each, "i4"), texts, safe=False)
+        known = self._alike.get(name)
+        if known is None or len(known) < count or known.indices[0].as_py() != each[0]:
+            alike = np.full(max(count, ROWS), each[0], "i4")
+            known = self._alike[name] = pa.DictionaryArray.from_arrays(alike, texts, safe=False)
+        return known.slice(0, count)
 
 
 def _numbered(texts: Iterable[str]) -> tuple[dict[str, int], Any]:
@@ -218,11 +234,14 @@ def _parquet(export: Export, out: Any) -> None:
 def _grouped(batches: Iterable[Any]) -> Iterator[list[Any]]:
     """Record batches, those together that are to be a row group."""
     held: list[Any] = []
+    rows = 0
     for batch in batches:
-        held.append(batch)
-        if len(held) == GROUP:
+        count = rows + batch.num_rows
+        if held and (count > GROUP or count * batch.num_columns > 2 * CELLS):
             yield held
-            held = []
+            held, rows = [], 0
+        held.append(batch)
+        rows += batch.num_rows
     if held:
         yield held
 

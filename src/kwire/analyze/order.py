@@ -83,7 +83,9 @@ def runs(blocks: Iterable[T], window: int = WINDOW, room: int = ROOM) -> Iterato
     last = together = None  # the bytes that the last block lies in: those of a window share them; its round
     for block in blocks:
         if (waiting > 2 * window or size > room) and block.round is not together:  # none of it is to come
-            yield from _oldest(held, max(waiting - window, waiting // 2))
+            # whole windows, so that what is made of so many rows at a time is not left with a few
+            most = (waiting - window) // window * window if waiting > 2 * window else 0
+            yield from _oldest(held, most or waiting // 2)
             waiting = sum(_count(which) for _, which in held)
             size = sum({id(what): many for what, many in (one.kept() for one, _ in held)}.values())
             if size > room // 2:  # what is left may be little of much
