@@ -59,6 +59,15 @@ BEGIN { $n = (uint64)7; @s = *(struct two *)&$n; @k[*(struct two *)&$n, 1] = @s.
 print(@s.in); print((1, @s));
 $c = container_of(&$n, struct two, b); @a[1] = 1; @b = 2; delete(@a[1], @a[2]); print($c.in[1].c); exit(); }
 uprobe:/bin/sh:main { print(args); @all[args] = args; print(*uaddr("environ")); print(cgroupid("/sys")); }
+---
+union u { float f; int i; }; struct w { double d; union u u[2]; };
+begin { $n = (uint64)5; print(*(union u *)&$n); @a = pton("::1"); print((ntop(@a), (int32)(uint8[4])$n));
+$b = $n > 3 ? buf("a\0b", 3) : buf("cde", 3); print($b); print(len(kstack(3)));
+print(offsetof(struct w, u)); }
+---
+i:ms:1 { $c = (uint64 *)ctx; $k = ustack(2); @ = len($k); printf("%d %s\n", $c[1], "x\0y"); exit(); }
+---
+fentry:tcp_v4_connect { @[socket_cookie(args.sk)] = count(); }
 """
 OWN = TEXTS.split("---")
 INSTALLED = [path.read_bytes() for path in sorted(Path("/usr/sbin").glob("*.bt"))]
@@ -112,6 +121,12 @@ WORDS = (
         "container_of(",
         "args",
         "delete(@x[1], @x[2])",
+        "socket_cookie(args.sk)",
+        'pton("::1")',
+        "ctx",
+        "len(kstack)",
+        'buf("a\\0b", 3)',
+        "float f;",
         "\0",
         "é",
     ),

@@ -331,7 +331,7 @@ CONSTANTS: Final = {
 
 def markdown() -> str:
     """The reference of what the language has by name, as tables in Markdown."""
-    yes = {True: "", False: "not yet"}
+    yes = {True: "", False: "no"}
     lines = ["| probe | other names | what it is | |", "|---|---|---|---|"]
     for provider in PROVIDERS:
         others = ", ".join(f"`{one}`" for one in provider.aliases)
@@ -340,7 +340,7 @@ def markdown() -> str:
         lines += ["", f"| {title} | what it is | |", "|---|---|---|"]
         lines += [f"| `{one.form}` | {one.doc} | {yes[one.ready]} |" for one in words if one.doc]
     rest = ", ".join(f"`{one.name}`" for one in FUNCTIONS if not one.doc)
-    lines += ["", f"Functions that are not there yet: {rest}.", ""]
+    lines += ["", f"Functions that are not here: {rest}.", ""]
     lines += ["| setting | at first | what it is | |", "|---|---|---|---|"]
     for setting in SETTINGS:
         if setting.default != 0:
