@@ -864,6 +864,37 @@ def test_targets_that_were_taken_away_make_room_for_others(world: World) -> None
     assert world.stored() == {"getppid": 1000, "getuid": 1000, "getgid": 0}
 
 
+def test_a_policy_changes_under_load(world: World) -> None:
+    """Where it grants a client the same its trace goes on without a gap; else it ends in order, and is asked
+    for anew.
+    """
+    rules = world.path / "rules.toml"
+    other = '[[allow]]\nwho = ["uid:12345"]\nprobes = ["kprobe:*"]\n'
+    mine = '[[allow]]\nwho = ["anyone"]\nseconds = {seconds}\n'
+    rules.write_text(mine.format(seconds=5000))
+    listening(world, STAYS, policy=str(rules))
+    agent = listening_agent(world)
+    collector = fetching_collector(world)
+    traces(world, agent)
+    world.load.flood("getppid", pause=0.1)
+    for text in (other + mine, mine, mine + other):
+        rules.write_text(text.format(seconds=5000))
+        assert "read again\n" in agent.hup()
+    world.load.pause()
+    assert len(list(world.captures.glob("*.pcapng"))) == 1
+    before = world.load.calls["getppid"]
+    world.load.flood("getppid", pause=0.1)
+    rules.write_text(mine.format(seconds=6000))
+    assert "read again, 1 trace to end\n" in agent.hup()
+    until(lambda: len(list(world.captures.glob("*.pcapng"))) == 2, lambda: agent.errors)
+    world.load.pause()
+    between = world.load.calls["getppid"]
+    world.load.call("getppid")
+    collector.end()
+    agent.end()
+    assert before + 1000 < world.stored()["getppid"] <= between + 1000
+
+
 class Client(RemoteSession):
     """One that answers `join`, as none of ours does that counts or is of an earlier release."""
 
