@@ -23,7 +23,7 @@ from kwire.agent.policy import Policy
 from kwire.agent.remote import Endpoint, RemoteSession
 from kwire.agent.trace_process import Launcher
 from kwire.errors import KwireError
-from kwire.live import handing
+from kwire.live import handover
 from kwire.transport.loop import Loop
 from kwire.wire.frame import Type
 from kwire.wire.frames import Frames
@@ -617,11 +617,11 @@ def test_a_launcher_goes_by_what_the_reader_told_it_once_it_is_to() -> None:
     with told:
         try:
             assert answer()["ok"] is True
-            handing.send(told, json.dumps([{}, "", []]).encode())
+            handover.send(told, json.dumps([{}, "", []]).encode())
             assert answer()["ok"] is True
             launcher.change()
             assert "does not know it" in answer()["error"]["text"]
-            handing.send(told, json.dumps([{}, "", ["end"]]).encode())
+            handover.send(told, json.dumps([{}, "", ["end"]]).encode())
             launcher.change()
             assert answer()["ok"] is True
         finally:

@@ -25,7 +25,7 @@ from kwire.broker.address import Login
 from kwire.cli import configuration
 from kwire.cli.configuration import options, parse
 from kwire.cli.main import main, parser_of
-from kwire.cli.rereading import Renewal, Rereader, _copy
+from kwire.cli.reload import Reloader, Renewal, _copy
 from kwire.errors import KwireError
 from kwire.transport.certs import make_certs
 from kwire.transport.loop import Loop
@@ -368,7 +368,7 @@ def test_secrets_of_a_broker_are_read_again(tmp_path: Path, capsys: pytest.Captu
     )
     args.reread = lambda: (args, ["nats-token", "memory"])
     logins: list[Login] = []
-    loop, reader = Loop(), Rereader(args, listens=False, kind="nats")
+    loop, reader = Loop(), Reloader(args, listens=False, kind="nats")
     reader.serve(loop, Renewal(login=logins.append))
 
     def asked() -> str:
@@ -411,7 +411,7 @@ def test_certificates_that_cannot_be_used_leave_the_probes_as_they_are(
             taken.append("probes")
             return ", probes"
 
-    loop, reader = Loop(), Rereader(args, listens=False, kind="tls")
+    loop, reader = Loop(), Reloader(args, listens=False, kind="tls")
     renewal = Renewal(lambda context: taken.append("certificates"), probes=Probes())
     reader.serve(loop, renewal)
     room = os.memfd_create("answers")

@@ -3,11 +3,11 @@
     server          talks to the network, without privileges (`kwire.agent.server`)
     launcher        never reads a byte of the network; forks a trace process whenever the server asks
     trace process   reads one request, compiles, loads and attaches, becomes nobody, and then moves events;
-                    what the agent lists later is attached for it (`kwire.agent.additions`)
+                    what the agent lists later is attached for it (`kwire.agent.join`)
 
 Invariants: server and launcher share a socket over which only descriptors travel, and that a policy which was
 read anew counts from now on; the launcher is told what is in it by the process that has read it
-(`kwire.cli.rereading`), never by the server; server and trace process share one that carries frames
+(`kwire.cli.join`), never by the server; server and trace process share one that carries frames
 (`kwire.agent.channel`); whoever sees the other end closed ends, so nothing outlives the server; the policy is
 asked in the trace process too; a trace process never waits for the server once it traces: what finds no room
 is counted LOST.
@@ -23,14 +23,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from kwire.agent import additions, confinement, policy, requests
+from kwire.agent import confinement, join, policy, requests
 from kwire.agent.channel import Channel
 from kwire.agent.policy import MOST, Policy
 from kwire.agent.recording import Recording
 from kwire.agent.source import SourceSink
 from kwire.agent.throttle import Throttle
 from kwire.errors import KwireError
-from kwire.live import handing
+from kwire.live import handover
 from kwire.live.ground import Ground
 from kwire.live.recorder import Recorder
 from kwire.transport.bind import remove_stale
@@ -119,7 +119,7 @@ def _launch(control: socket.socket, rules: Policy, path: str, policies: socket.s
             waits = [one.waits for one in traces]
             ready = _readable([one for one in (control, policies, *waits) if one is not None])
             while policies is not None and _readable([policies], 0):
-                told = handing.receive(policies)
+                told = handover.receive(policies)
                 if told is None:
                     policies.close()
                     policies = None
@@ -189,7 +189,7 @@ class _Launched:
             self._answering = None
         elif not self._begun:  # this is told by who has all privileges, in one go
             try:
-                told = handing.receive(self._more)
+                told = handover.receive(self._more)
             except (KwireError, OSError):
                 told = None
             if told is None:
@@ -211,7 +211,7 @@ class _Launched:
         more, tasks = self._more.dup(), list(map(os.dup, self._tasks))
         _close(own)
         with contextlib.suppress(OSError):  # who asked has gone
-            additions.answer(more, self._begun, tasks, rules)
+            join.answer(more, self._begun, tasks, rules)
 
     def close(self) -> None:
         """Forget it."""
@@ -379,7 +379,7 @@ class _TraceProcess:
             schemas = recorder.schemas
             recorder.delegate()
             tasks = [recorder.tracer.maps["tasks"].fd] if processes.chosen else []
-            handing.send(self.more, additions.begun(*self.who, job), tasks)
+            handover.send(self.more, join.begun(*self.who, job), tasks)
             confinement.agent()
             sink = self.sink = SourceSink(schemas, size)
             self.channel.tell(Type.REPLY, requests.begun(recorder.plan, len(schemas)))
@@ -418,7 +418,7 @@ class _TraceProcess:
             return
         attached = sum(part.recording.recorder.attached for part in self.parts)
         try:
-            handing.send(self.more, additions.question(self.listed, attached))
+            handover.send(self.more, join.question(self.listed, attached))
         except OSError:
             self._told_changed(0, 0, "the process that loads programs could start none for it")
         else:
@@ -428,7 +428,7 @@ class _TraceProcess:
         """What was asked for is attached, or cannot be."""
         self.loop.remove(self.more.fileno())
         try:
-            answer = handing.receive(self.more)
+            answer = handover.receive(self.more)
             if answer is None:
                 cause = "the process that attaches its probes has ended"
                 raise KwireError("trace", "more", cause)
@@ -436,7 +436,7 @@ class _TraceProcess:
             told = json.loads(text)
             if "error" in told:
                 requests.answered(told)
-            new = self._join(Recorder.taken(handing.taken(data, descriptors)[0]), tuple(told["listed"]))
+            new = self._join(Recorder.taken(handover.taken(data, descriptors)[0]), tuple(told["listed"]))
         except (KwireError, OSError) as error:
             self._told_changed(0, 0, str(error))
         else:
@@ -449,11 +449,11 @@ class _TraceProcess:
         if self.recording.recorder.over:
             recorder.close()
             raise KwireError("trace", "more", "the trace has ended")
-        schemas = additions.numbered(recorder.plan, self.probes)
+        schemas = join.numbered(recorder.plan, self.probes)
         self.sink.grow(schemas)
         if self.throttle is not None:
             self.throttle.grow(len(schemas))
-        sink = additions.Renumbered(self.throttle or self.sink, self.probes, len(schemas))
+        sink = join.Renumbered(self.throttle or self.sink, self.probes, len(schemas))
 
         def over(why: str) -> None:  # also by itself, where all of its probes have fired
             recorder.close()

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from kwire.agent.agent import Agent, Courier, Recovered
     from kwire.agent.uplink import Line
     from kwire.cli.parts import Parts
-    from kwire.cli.rereading import Changeable, Rereader
+    from kwire.cli.reload import Changes, Reloader
 
 HELP = "record here, for a collector elsewhere"
 
@@ -190,11 +190,11 @@ def _make_certs(args: argparse.Namespace) -> int:
 def _listen(args: argparse.Namespace) -> int:
     """`--listen`: serve clients until we are stopped."""
     address = _listening(args)
-    with _rereading(args, address) as reader:
+    with _reloading(args, address) as reader:
         return _serve(args, address, reader)
 
 
-def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None") -> int:
+def _serve(args: argparse.Namespace, address: Address, reader: "Reloader | None") -> int:
     from kwire.agent import policy
     from kwire.agent.server import ENDING, Server
     from kwire.agent.trace_process import Launcher
@@ -242,7 +242,7 @@ def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None"
         loop.add(launcher.fd, READ, launcher_gone)
         loop.signals(_ending(reader), stop)
         if reader is not None:
-            from kwire.cli.rereading import Renewal
+            from kwire.cli.reload import Renewal
 
             def change(new: policy.Policy) -> str:
                 launcher.change()
@@ -275,7 +275,7 @@ def _serve(args: argparse.Namespace, address: Address, reader: "Rereader | None"
 def _connect(args: argparse.Namespace) -> int:
     """`--to`: record, deliver, leave."""
     address = _connecting(args)
-    with _rereading(args, address) as reader:
+    with _reloading(args, address) as reader:
         if not args.probes:
             return _deliver(args, address, reader)
         scripted = any(name.endswith(".bt") for name in args.probes)
@@ -290,33 +290,33 @@ def _connect(args: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _rereading(args: argparse.Namespace, address: "Address | BrokerAddress") -> "Iterator[Rereader | None]":
+def _reloading(args: argparse.Namespace, address: "Address | BrokerAddress") -> "Iterator[Reloader | None]":
     """What reads the configuration file again on SIGHUP, where there is one."""
     if args.reread is None:
         yield None
         return
-    from kwire.cli.rereading import Rereader
+    from kwire.cli.reload import Reloader
 
     if "-" in args.probes:
         probes.text_of("-")  # before the reader begins, which has no standard input
     listens = args.listen is not None
     check = _listening if listens else _connecting
-    reader = Rereader(args, listens=listens, kind=address.kind, check=check)
+    reader = Reloader(args, listens=listens, kind=address.kind, check=check)
     try:
         yield reader
     finally:
         reader.close()
 
 
-def _ending(reader: "Rereader | None") -> tuple[int, ...]:
+def _ending(reader: "Reloader | None") -> tuple[int, ...]:
     """The signals that end the agent: SIGHUP where nothing is read again then."""
     return tuple(number for number in ending_signals() if reader is None or number != signal.SIGHUP)
 
 
-def _heed(courier: "Courier", reader: "Rereader | None", changes: "Changeable | None" = None) -> None:
+def _heed(courier: "Courier", reader: "Reloader | None", changes: "Changes | None" = None) -> None:
     """Have signals end the recording, or SIGHUP read the configuration again."""
     from kwire.agent.uplink import Uplink
-    from kwire.cli.rereading import Renewal
+    from kwire.cli.reload import Renewal
 
     def renew(context: "ssl.SSLContext") -> None:
         assert courier.line.tls is not None
@@ -439,7 +439,7 @@ def _record(
     address: "Address | BrokerAddress",
     recorder: Recorder,
     processes: Processes,
-    reader: "Rereader | None",
+    reader: "Reloader | None",
     apart: "Parts | None",
 ) -> int:
     from kwire.agent.agent import Agent, make_hold
@@ -456,7 +456,7 @@ def _record(
     agent = Agent(line, recorder, sink, hold, recovered, args.grace, apart.keys if apart else ())
     changes = None
     if reader is not None:
-        from kwire.cli.changing import Changes
+        from kwire.cli.reload import Changes
 
         changes = Changes(args, agent, processes, size)
     _heed(agent, reader, changes)
@@ -502,7 +502,7 @@ def _confine(args: argparse.Namespace, addresses: list[Address]) -> None:
             say(problem)
 
 
-def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress", reader: "Rereader | None") -> int:
+def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress", reader: "Reloader | None") -> int:
     """Without a probe: deliver what the spool holds, and end."""
     from kwire.agent.agent import Courier
 

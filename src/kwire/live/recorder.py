@@ -146,7 +146,7 @@ class Recorder:
 
     @classmethod
     def taken(cls, tracer: Tracer) -> "Recorder":
-        """One of a tracer that another process has attached (`kwire.live.handing`), without limits."""
+        """One of a tracer that another process has attached (`kwire.live.handover`), without limits."""
         self = cls.__new__(cls)
         self._begin(tracer, Limits())
         self._make_tables()

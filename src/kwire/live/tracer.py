@@ -143,7 +143,7 @@ def _cause(group: Group, points: int) -> Cause:
 
 
 class Attached(NamedTuple):
-    """All that a tracer is once its probes are attached, for another process (`kwire.live.handing`)."""
+    """All that a tracer is once its probes are attached, for another process (`kwire.live.handover`)."""
 
     plan: Plan
     cpus: int

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from kwire.agent import additions, trace_process
+from kwire.agent import join, trace_process
 from kwire.agent.policy import Policy, rules
-from kwire.live import handing
+from kwire.live import handover
 from kwire.wire.frame import Type, build
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
@@ -24,12 +24,12 @@ def asked(policy: Policy, begun: dict[str, Any], question: dict[str, Any]) -> tu
     trace = {"identity": "", "address": "unix:x", "filter": None, "scope": [False, 0, [], []], "buffer": None}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
-        handing.send(ours, json.dumps(question).encode())
-        additions.answer(theirs, json.dumps(trace | begun).encode(), [], policy)
-        came = handing.receive(ours)
+        handover.send(ours, json.dumps(question).encode())
+        join.answer(theirs, json.dumps(trace | begun).encode(), [], policy)
+        came = handover.receive(ours)
     assert came is not None
     text, _, data = came[0].partition(b"\0")
-    return json.loads(text), handing.taken(data, came[1])[0] if data else None
+    return json.loads(text), handover.taken(data, came[1])[0] if data else None
 
 
 @pytest.mark.live
@@ -84,9 +84,9 @@ def test_numbers_follow_those_of_the_trace() -> None:
     """Of events of any size, and of more than are copied together; what the rings hold stays as it is."""
     events = [build(Type.EVENT, 1 + at % 3, bytes(8 + 4 * (at % 16_000)), 0) for at in range(0, 4000, 7)]
     data = b"".join(events)
-    assert len(data) > 4 * additions.TOGETHER
+    assert len(data) > 4 * join.TOGETHER
     kept = Kept()
-    sink = additions.Renumbered(kept, 40, 3)
+    sink = join.Renumbered(kept, 40, 3)
     sink.write(Frames.walk(data))
     sink.lost([Lost(2, 0, 0, 5)])
     assert kept.ids == [41 + at % 3 for at in range(0, 4000, 7)]
@@ -96,7 +96,7 @@ def test_numbers_follow_those_of_the_trace() -> None:
 
 def calls(frames: Frames) -> int:
     """Calls of functions while they get other numbers."""
-    sink, count = additions.Renumbered(Nothing(), 1, 1), 0
+    sink, count = join.Renumbered(Nothing(), 1, 1), 0
 
     def called(frame: Any, event: str, what: Any) -> None:
         nonlocal count
@@ -112,7 +112,7 @@ def calls(frames: Frames) -> int:
 
 def test_no_python_runs_for_an_event_of_them() -> None:
     few, many = (Frames.walk(build(Type.EVENT, 1, bytes(16), 0) * count) for count in (10, 5000))
-    assert len(many.view) < additions.TOGETHER
+    assert len(many.view) < join.TOGETHER
     assert calls(few) == calls(many)
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from kwire.errors import KwireError
 from kwire.lang.bpftrace.reader import read
-from kwire.live import handing
+from kwire.live import handover
 from kwire.live.ground import Ground
-from kwire.live.handing import TooManyFilesError, check, handed, receive, send, taken
+from kwire.live.handover import TooManyFilesError, check, handed, receive, send, taken
 from kwire.live.plan import Plan, Scope
 from kwire.live.planner import make_plan
 from kwire.live.processes import Processes
@@ -252,7 +252,7 @@ def test_a_message_without_room_for_its_descriptors_is_an_error_and_the_next_one
 def test_a_message_whose_sender_died_is_passed_over() -> None:
     ours, theirs = pair()
     with ours, theirs:
-        theirs.send(handing._HEAD.pack(b"h", 1 << 20, 3))
+        theirs.send(handover._HEAD.pack(b"h", 1 << 20, 3))
         theirs.send(b"p" + b"half")
         send(theirs, b"after it")
         assert receive(ours) == (b"after it", [])

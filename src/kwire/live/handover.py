@@ -1,6 +1,7 @@
 """A trace that one process attaches and another one goes on with.
 
-    data, descriptors = handed(tracer, more)       # in a process that may load programs and attach them
+    tracer = attached(plan, buffer, tasks)         # in a process that may load programs and attach them
+    data, descriptors = handed(tracer, more)
     send(socket, data, descriptors)
     data, descriptors = receive(socket)            # in one that may not
     tracer, more = taken(data, descriptors)
@@ -22,7 +23,10 @@ from typing import Any, Final
 
 from kwire.errors import KwireError
 from kwire.kernel.syscall import Fd
+from kwire.kernel.tasks import known_tasks
+from kwire.live.ground import Ground
 from kwire.live.plan import Plan
+from kwire.live.recorder import complete
 from kwire.live.tracer import Attached, Tracer
 
 PROTOCOL: Final = 5
@@ -79,6 +83,18 @@ def receive(connection: socket.socket) -> tuple[bytes, list[int]] | None:
 
 def _packets(size: int, count: int) -> int:
     return max(-(-size // _PACKET), -(-count // _TOGETHER))
+
+
+def attached(plan: Plan, buffer: int | None, tasks: Sequence[int]) -> Tracer:
+    """The tracer of a plan that another process is to go on with, its probes attached. `buffer`: bytes of
+    each CPU's ring; `tasks`: the map of the processes that are traced, where they were chosen. Raises
+    KwireError.
+    """
+    check(plan)
+    plan = plan._replace(following=(), schemas=complete(plan.schemas))
+    tracer = Tracer(plan, ground=Ground(buffer, known=known_tasks(tasks[0]) if tasks else None))
+    tracer.attach()
+    return tracer
 
 
 def check(plan: Plan) -> None:

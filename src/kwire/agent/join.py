@@ -18,12 +18,10 @@ from typing import Any, Final
 from kwire.agent import requests
 from kwire.agent.policy import Policy, PolicyError
 from kwire.errors import KwireError
-from kwire.kernel.tasks import known_tasks
-from kwire.live import handing
-from kwire.live.ground import Ground
+from kwire.live import handover
 from kwire.live.plan import Plan, Scope
 from kwire.live.program_sources import ProgramSources, parse
-from kwire.live.recorder import Sink, complete
+from kwire.live.recorder import Sink
 from kwire.live.tracer import Tracer
 from kwire.wire.frames import Frames
 from kwire.wire.messages import Lost
@@ -55,7 +53,7 @@ def answer(connection: socket.socket, trace: bytes, tasks: Sequence[int], rules:
     """Answer the question that has come over `connection`, of the trace that `trace` tells of (`begun`), with
     the map of its processes if they were chosen.
     """
-    asked = handing.receive(connection)
+    asked = handover.receive(connection)
     if asked is None:
         return
     data, descriptors = b"", list[int]()
@@ -65,8 +63,8 @@ def answer(connection: socket.socket, trace: bytes, tasks: Sequence[int], rules:
         told: dict[str, Any] = requests.failed(error)
     else:
         told = {"listed": new}
-        data, descriptors = handing.handed(tracer)
-    handing.send(connection, json.dumps(told).encode() + b"\0" + data, descriptors)
+        data, descriptors = handover.handed(tracer)
+    handover.send(connection, json.dumps(told).encode() + b"\0" + data, descriptors)
 
 
 def _attach(trace: Mapping[str, Any], tasks: Sequence[int], rules: Policy) -> tuple[Tracer, list[str]]:
@@ -82,11 +80,7 @@ def _attach(trace: Mapping[str, Any], tasks: Sequence[int], rules: Policy) -> tu
         follow, main, without, pids = trace["scope"]
         plan = wanted.plan(Scope(follow, main, tuple(without), tuple(pids)), apart=True)
     grant.check_schemas(plan.schemas, wanted, trace["attached"])
-    handing.check(plan)
-    plan = plan._replace(following=(), schemas=complete(plan.schemas))
-    tracer = Tracer(plan, ground=Ground(trace["buffer"], known=known_tasks(tasks[0]) if tasks else None))
-    tracer.attach()
-    return tracer, new
+    return handover.attached(plan, trace["buffer"], tasks), new
 
 
 def numbered(plan: Plan, before: int) -> tuple[Schema, ...]:

@@ -5,7 +5,7 @@ Invariants: it is forked before anything is attached or connected to, has no des
 socket, reads nothing but that and files, and ends with the agent; each reading is done by a child of it, so
 that what the compiler takes is given back. What it reads is judged there, so that what is wrong is told as
 text and nothing changes; certificates come as files in memory that the agent's user alone may read, probes as
-the descriptors of a trace (`kwire.live.handing`). It believes the agent what it has and whose processes it
+the descriptors of a trace (`kwire.live.handover`). It believes the agent what it has and whose processes it
 traces, and takes what is attached from the configuration alone. Only one question is under way, and what was
 read is taken whole or not at all.
 
@@ -25,18 +25,24 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol
 from kwire.cli.lines import say
 from kwire.cli.network import tls_options
 from kwire.errors import KwireError
-from kwire.live import handing
+from kwire.live import handover
 from kwire.transport.loop import READ, Loop
+from kwire.words import plural
 
 if TYPE_CHECKING:
     import argparse
     import ssl
 
+    from kwire.agent.agent import Agent
     from kwire.agent.policy import Policy
+    from kwire.agent.source import SourceSink
+    from kwire.agent.spool import SpoolFolder
     from kwire.agent.trace_process import Launcher
+    from kwire.agent.uplink import Hold
     from kwire.broker.address import Login
     from kwire.cli.parts import Parts
     from kwire.live.plan import Plan, Scope
+    from kwire.live.processes import Processes
 
 TLS: Final = frozenset({"tls-cert", "tls-key", "tls-ca"})
 """Keys of the configuration file that SIGHUP changes where there is TLS; for others that are not named here
@@ -58,7 +64,7 @@ class Changeable(Protocol):
 
     @property
     def question(self) -> tuple[dict[str, Any], list[int]]:
-        """What there is, for `Rereader`, and the descriptors that go with it."""
+        """What there is, for `Reloader`, and the descriptors that go with it."""
 
     def take(self, told: dict[str, Any], data: bytes, descriptors: Sequence[int]) -> str:
         """Change; gives what was done, in words. It owns the descriptors. Raises KwireError; then nothing is
@@ -77,7 +83,7 @@ class Renewal(NamedTuple):
     policy: "Callable[[Policy], str] | None" = None
 
 
-class Rereader:
+class Reloader:
     """The process, and the way to it. `listens`: whether certificates are for who connects to us; `kind`: of
     the address, which may be a broker's; `check`: raises KwireError where the arguments make no sense.
     """
@@ -140,14 +146,14 @@ class Rereader:
             more, files = self._renewal.probes.question
             question |= more
         with contextlib.suppress(OSError):  # it is gone, which was said
-            handing.send(self._ours, json.dumps(question).encode(), files)
+            handover.send(self._ours, json.dumps(question).encode(), files)
             self._asking = True
 
     def _take(self) -> None:
         failed: KwireError | None = None
         try:
-            answer = handing.receive(self._ours)
-        except handing.TooManyFilesError as error:
+            answer = handover.receive(self._ours)
+        except handover.TooManyFilesError as error:
             answer, failed = (b"", []), error
         if answer is None:
             ended = "the process that reads the configuration has ended"
@@ -232,7 +238,7 @@ class Rereader:
                 os.closerange(low + 1, own)
                 low = own
             os.closerange(low + 1, os.sysconf("SC_OPEN_MAX"))
-            while (question := handing.receive(asked)) is not None:
+            while (question := handover.receive(asked)) is not None:
                 words, files = question
                 child = os.fork()
                 if child == 0:
@@ -241,7 +247,7 @@ class Rereader:
                     os.close(file)
                 _, ended = os.waitpid(child, 0)
                 if ended:
-                    handing.send(
+                    handover.send(
                         asked, json.dumps({"error": "the process that reads it has failed"}).encode()
                     )
             status = 0
@@ -264,8 +270,8 @@ class Rereader:
             told, data, files = self._read(question, given)
             if policies is not None and "policy" in told:
                 with contextlib.suppress(OSError):  # it is gone, which is told
-                    handing.send(policies, json.dumps(told["policy"]).encode())
-            handing.send(asked, json.dumps(told).encode() + b"\0" + data, files)
+                    handover.send(policies, json.dumps(told["policy"]).encode())
+            handover.send(asked, json.dumps(told).encode() + b"\0" + data, files)
             status = 0
         finally:
             os._exit(status)
@@ -339,22 +345,14 @@ class Rereader:
         from kwire.agent.segment import SpoolFullError
         from kwire.agent.spool import make_folder
         from kwire.cli.tracing import allow_descriptors
-        from kwire.kernel.tasks import known_tasks
-        from kwire.live.ground import Ground
         from kwire.live.plan import Scope
-        from kwire.live.recorder import complete
-        from kwire.live.tracer import Tracer
 
         allow_descriptors()
         follow, main, without, pids = question["scope"]
-        known = known_tasks(given[0]) if given else None
-        if follow is not (known is not None):
+        if follow is not bool(given):
             raise KwireError("change", "probes", "the processes that are traced are not known", "restart it")
         plan = _plan(new, added, Scope(follow, main, tuple(without), tuple(pids)), question["command"])
-        handing.check(plan)
-        plan = plan._replace(following=(), schemas=complete(plan.schemas))
-        tracer = Tracer(plan, ground=Ground(self._args.buffer, known=known))
-        tracer.attach()
+        tracer = handover.attached(plan, self._args.buffer, given)
         folder, told["full"] = None, ""
         if self._args.spool:
             try:
@@ -362,7 +360,72 @@ class Rereader:
             except SpoolFullError as error:  # it records all the same
                 told["full"] = str(error)
         self._held = tracer, folder  # whose descriptors are sent
-        return told, *handing.handed(tracer, folder)
+        return told, *handover.handed(tracer, folder)
+
+
+class Changes:
+    """How the probes of an agent change while it records. What stays is not touched; where what came cannot
+    be used, it is closed, and all stays as it was. `size`: bytes of a payload.
+    """
+
+    def __init__(self, args: "argparse.Namespace", agent: "Agent", processes: "Processes", size: int) -> None:
+        self._args, self._agent, self._size = args, agent, size
+        command = processes.command
+        self._about = {"scope": list(processes.scope[:4]), "command": command.pid if command else 0}
+        self._follows = processes.chosen
+
+    @property
+    def question(self) -> tuple[dict[str, Any], list[int]]:
+        """What there is, and the map of processes that are traced; nothing where the recording has ended."""
+        if self._agent.stopping:
+            return {}, []
+        tasks = [self._agent.recorder.tracer.maps["tasks"].fd] if self._follows else []
+        return {**self._about, "keys": list(self._agent.keys)}, tasks
+
+    def take(self, told: dict[str, Any], data: bytes, descriptors: Sequence[int]) -> str:
+        """Go on with what is asked for now."""
+        from kwire.agent.agent import Trace
+        from kwire.agent.source import SourceSink
+        from kwire.cli.tracing import say_skipped
+        from kwire.live.recorder import Recorder
+
+        agent, new, notes = self._agent, None, ""
+        if data:
+            tracer, folder = handover.taken(data, descriptors)
+            recorder = Recorder.taken(tracer)
+            try:
+                if agent.stopping:  # since it was asked
+                    raise KwireError("change", "probes", "the recording has ended")
+                sink = SourceSink(recorder.schemas, self._size)
+                new = Trace(agent.line, recorder, sink, self._hold(sink, folder), told["added"])
+            except BaseException:
+                recorder.close()
+                raise
+            say_skipped(recorder.plan)
+            if told["full"]:
+                self._say_full(told["full"])
+            notes += f", {plural(len(recorder.plan.schemas), 'new probe')}"
+        count = agent.change(new, told["keys"])
+        return notes + (f", {plural(count, 'probe')} taken away" if count else "")
+
+    def _hold(self, sink: "SourceSink", folder: "SpoolFolder | None") -> "Hold":
+        """Where its payloads wait. A full disk is no error, as it is none while it records."""
+        from kwire.agent import spool as spools
+        from kwire.agent.segment import SpoolFullError
+        from kwire.agent.uplink import MemoryHold, SpoolHold
+
+        args, name = self._args, str(self._agent.line.about["name"])
+        token, prefix = os.urandom(16), sink.begin()
+        if folder is not None:
+            size, memory = args.spool_size, args.memory
+            try:
+                return SpoolHold(spools.begin_in(folder, token, prefix, size, memory, sink.probes, name))
+            except SpoolFullError as error:
+                self._say_full(error)
+        return MemoryHold(args.memory, prefix)
+
+    def _say_full(self, error: object) -> None:
+        self._agent.line.say(f"{error}: what the new probes see waits in memory alone", "disk")
 
 
 def _plan(args: "argparse.Namespace", parts: "Parts", scope: "Scope", command: int) -> "Plan":
