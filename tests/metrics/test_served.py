@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -403,6 +404,36 @@ def test_a_listening_agent_and_a_recording_send_their_metrics(
     assert value(sent, "kwire_events_total") == told["stored"]
     assert value(sent, "kwire_probe_events_total", probe=PROBE) == told["produced"] == CALLS
     assert recording.paths == {"/own/path"}
+
+
+def test_an_agent_that_is_nobody_sends_over_tls_with_certificates_that_only_root_reads(
+    start: Callable[..., Served], load: subprocess.Popen[str], certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The endpoint asks for a certificate as well."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certs / "ca.pem")
+    context.load_cert_chain(certs / "collector" / "cert.pem", certs / "collector" / "key.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    for name, file in (("CERTIFICATE", "ca"), ("CLIENT_CERTIFICATE", "cert"), ("CLIENT_KEY", "key")):
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", str(certs / "agent" / f"{file}.pem"))
+    receiver = Receiver(context=context)
+    try:
+        agent = start(
+            "agent", "--to", "unix:nobody", PROBE, "-p", str(load.pid), "--otlp", receiver.url, *EXPORT
+        )
+        until(lambda: len(receiver.requests) >= 2 or "send metrics" in agent.errors, lambda: agent.errors)
+        assert "send metrics" not in agent.errors
+        [uid] = {int(word) for word in uids(agent.process.pid)}
+        assert uid != 0
+        agent.end()
+    finally:
+        receiver.close()
+    assert receiver.named("kwire_ready") == {(): 0}  # the last, of the end
+
+
+def uids(pid: int) -> list[str]:
+    """Its user ids: real, effective, saved, of files."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.split()[1:] for line in lines if line.startswith("Uid:"))
 
 
 @pytest.mark.parametrize("bad", ["stuck", "drip", "garbage", "500", "nobody"])

@@ -141,7 +141,7 @@ class Export:
         self._tell()
         if self._busy is not None:
             if self._loop.now() - self._busy > 2 * PATIENCE:  # with a byte now and then it can last for ever
-                self._trouble("it does not answer", "trying again")
+                self._trouble(self._session.why or "it does not answer", "trying again")
         elif self._gathering is not None and self._steps is None:
             self._steps = self._gathering.steps()
             self._step()
@@ -229,6 +229,8 @@ def _session(certificates: dict[str, Any]) -> Any:
     from requests import RequestException, Session
     from requests.exceptions import SSLError, Timeout
 
+    bounded = {"stream": True, "allow_redirects": False}
+
     class Connection(Session):
         """`why`: what went wrong at the last time; empty where nothing did."""
 
@@ -238,7 +240,7 @@ def _session(certificates: dict[str, Any]) -> Any:
             """Send, and look at the answer. Raises RequestException."""
             end = time.monotonic() + PATIENCE
             try:
-                answer = super().send(request, **(kwargs | certificates | {"stream": True}))
+                answer = super().send(request, **(kwargs | certificates | bounded))
                 self.why = "" if answer.ok else f"it answers {answer.status_code} {answer.reason}"
                 body = bytearray()
                 with answer:
