@@ -17,10 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "kwire"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
-# Room → the other rooms that it may use. `errors`, `native` and `words` may be used by all.
+# Room → the other rooms that it may use. Those in FOR_ALL may be used by all.
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "arguments": set(),
+    "demangle": set(),
     "native": set(),
     "hints": set(),
     "interrupts": set(),
@@ -52,6 +53,7 @@ ARROWS: dict[str, set[str]] = {
 }
 FOR_ALL = {
     "arguments",
+    "demangle",
     "errors",
     "hints",
     "interrupts",

@@ -14,7 +14,7 @@ import pytest
 
 from kwire.kernel.binaries import files
 from kwire.kernel.symbols import Symbols
-from kwire.kernel.usersyms import PerfMap, Process, Table, UserSymbols, demangled, perf_table
+from kwire.kernel.usersyms import PerfMap, Process, Table, UserSymbols, perf_table
 
 needs_cc = pytest.mark.skipif(
     not (shutil.which("cc") and shutil.which("objcopy") and shutil.which("nm")),
@@ -80,18 +80,6 @@ def test_of_a_perf_map_that_is_too_long_whole_lines_at_its_end_are_read(
         assert (found.at(0x7F0020), found.at(0x10)) == (("whole", 0), None)
     finally:
         path.unlink()
-
-
-def test_names_are_shown_as_their_language_writes_them() -> None:
-    pytest.importorskip("pydemumble")
-    assert demangled("_ZN4deep3BoxIiE4pokeEi") == "deep::Box<int>::poke(int)"
-    assert demangled("_RNvCs1234_7mycrate3foo") == "mycrate::foo"
-    assert [demangled(one) for one in ("main", "_start", "_Z", "_Znonsense")] == [
-        "main",
-        "_start",
-        "_Z",
-        "_Znonsense",
-    ]
 
 
 # ---- processes

@@ -383,6 +383,50 @@ def test_what_can_be_probed_is_listed(shop: str, capsys: pytest.CaptureFixture[s
     ]
 
 
+CPP = r"""
+int whole(int) __asm__("_Z4overi");
+int text(const char *) __asm__("_Z4overPKc");
+int copy(int) __asm__("_ZN2ns3BoxIlE4takeEi.isra.0");
+int element(int) __asm__("_ZN2ns3BoxIlEixEi");
+__attribute__((noipa)) int whole(int a) { asm volatile(""); return a; }
+__attribute__((noipa)) int text(const char *a) { asm volatile(""); return a[0]; }
+__attribute__((noipa)) int copy(int a) { asm volatile(""); return a; }
+__attribute__((noipa)) int element(int a) { asm volatile(""); return a; }
+int main(void) { return whole(1) + text("") + copy(-1) + element(0); }
+"""
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_functions_by_their_names_in_cpp(tmp_path: Path) -> None:
+    program = tmp_path / "cpp"
+    program.with_suffix(".c").write_text(CPP)
+    subprocess.run(["gcc", "-O1", "-o", program, program.with_suffix(".c")], check=True)
+
+    def named(name: str) -> list[str]:
+        return [one.name for one in expand("uprobe", f"{program}:cpp:{name}")]
+
+    assert named("over") == ["_Z4overPKc", "_Z4overi"]
+    assert named("over(int)") == named(" over( int )") == ["_Z4overi"]
+    assert named("over(char const*)") == ["_Z4overPKc"]
+    assert named("ns::Box<long>::take") == ["_ZN2ns3BoxIlE4takeEi.isra.0"]
+    assert named("ns::Box<long>::operator[]") == ["_ZN2ns3BoxIlEixEi"]
+    assert named("ns::*") == ["_ZN2ns3BoxIlE4takeEi.isra.0", "_ZN2ns3BoxIlEixEi"]
+    with pytest.raises(KwireError, match=r"it has no such function of C\+\+"):
+        named("ove")
+    with pytest.raises(KwireError, match=r"no such function; did you mean cpp:over\?"):
+        expand("uprobe", f"{program}:over")
+    places = f'uprobe:{program}:cpp:"over(int)", uprobe:{program}:cpp:ns::Box*'
+    script = places + '{ printf("%s %s\\n", func, probe); }'
+    command = [sys.executable, "-m", "kwire", "-q", "-e", script, "-c", str(program)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert told.split("\n")[:3] == [
+        f"over(int) uprobe:{program}:_Z4overi",
+        f"ns::Box<long>::take(int) (.isra.0) uprobe:{program}:_ZN2ns3BoxIlE4takeEi.isra.0",
+        f"ns::Box<long>::operator[](int) uprobe:{program}:_ZN2ns3BoxIlEixEi",
+    ]
+
+
 def test_a_library_is_found_as_the_loader_finds_it() -> None:
     maps = Path("/proc/self/maps").read_text()
     loaded = {os.path.realpath(line.split()[-1]) for line in maps.splitlines() if "/libc.so" in line}

@@ -38,6 +38,9 @@ PROBED: Final = ("func", "none")
 
 _ADDRESS: Final = pattern(r"0[xX][0-9a-fA-F]+|[0-9]+")
 
+CPP: Final = "cpp:"
+"""What stands before the name of a function as C++ writes it."""
+
 
 class NoProgramError(ElfError):
     """A file that is not run here: an object, a core, another machine's."""
@@ -257,6 +260,8 @@ def expand(
 
 
 def _functions(kind: str, path: str, file: Binary, name: str, several: bool) -> list[Target]:
+    if name.startswith(CPP):
+        return _in_cpp(kind, path, file, name.removeprefix(CPP), several)
     if WILDCARD.search(name) and name not in file.functions:
         matches = re.compile(as_regex(name) + "$").match
         names = sorted(one for one in file.functions if matches(one))
@@ -280,7 +285,43 @@ def _functions(kind: str, path: str, file: Binary, name: str, several: bool) -> 
         raise CatalogError(kind, f"{path}:{name}", cause, near, "probe the one that is chosen")
     cause = "it has no such function" if file.functions else "it has no symbols"
     cure = "" if file.functions else "give an address, 0x…"
-    raise CatalogError(kind, f"{path}:{name}", cause, nearest(name, file.functions, 3), cure)
+    near = [f"{CPP}{name}"] if _named_in_cpp(file, name) else nearest(name, file.functions, 3)
+    raise CatalogError(kind, f"{path}:{name}", cause, near, cure)
+
+
+def _in_cpp(kind: str, path: str, file: Binary, name: str, several: bool) -> list[Target]:
+    """The functions that C++ calls so, whatever their parameters where none are said."""
+    from kwire.demangle import can_demangle  # most names are none of C++
+
+    if not can_demangle():
+        cause, cure = "pydemumble, which knows names of C++, is missing", "pip install 'kwire[symbols]'"
+        raise CatalogError(kind, f"{path}:{CPP}{name}", cause, cure=cure)
+    found = _named_in_cpp(file, name)
+    if found or several:
+        return [Target(kind, path, one, len(symbols)) for one, symbols in sorted(found.items())]
+    cause = "it has no such function of C++" if file.functions else "it has no symbols"
+    cure = "`nm -C` shows names with their parameters" if file.functions else "give an address, 0x…"
+    raise CatalogError(kind, f"{path}:{CPP}{name}", cause, cure=cure)
+
+
+def _named_in_cpp(file: Binary, name: str) -> dict[str, list[Symbol]]:
+    """The functions whose name in C++ this is, by their names in the file. Brackets are no wildcards, as
+    there is `operator[]`; blanks do not count, as not all tools put them in the same places.
+    """
+    from kwire.demangle import demangled
+
+    wanted = "".join({"*": ".*", "?": "."}.get(one) or re.escape(one) for one in "".join(name.split()))
+    matches = re.compile(rf"{wanted}(?:\(.*)?$").match
+    found: dict[str, list[Symbol]] = {}
+    for mangled, symbols in file.functions.items():
+        shown = demangled(mangled)
+        if (
+            shown != mangled
+            and matches("".join(shown.split()))
+            and (own := [one for one in symbols if one.kind == "func"])
+        ):
+            found[mangled] = own
+    return found
 
 
 def _address(name: str) -> int:

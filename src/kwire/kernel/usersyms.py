@@ -20,6 +20,7 @@ from contextlib import suppress
 from stat import S_ISREG
 from typing import Final
 
+from kwire.demangle import demangled
 from kwire.kernel.elf import Elf, ElfError, name_in, text_in
 from kwire.lazy import NamedTuple
 
@@ -477,14 +478,3 @@ class UserSymbols:
         self._processes[pid] = found
         found.look()
         return found
-
-
-def demangled(name: str) -> str:
-    """A name as its language writes it (C++ and Rust), where it is mangled and who can tell is installed."""
-    if not name.startswith(("_Z", "_R", "___Z")):
-        return name
-    try:
-        from pydemumble import demangle
-    except ImportError:  # the extra `symbols`
-        return name
-    return demangle(name) or name

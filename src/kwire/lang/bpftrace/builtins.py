@@ -29,8 +29,11 @@ def probetype(low: "Lowering", span: Span) -> tree.Expr:
 
 def func(low: "Lowering", span: Span) -> tree.Expr:
     """The function that the probe is on; that of a program by its name, which is known."""
-    user = KINDS[low.site.kind].user
-    return tree.String(low.site.function, span) if user else tree.Name("func", span)
+    if not KINDS[low.site.kind].user:
+        return tree.Name("func", span)
+    from kwire.demangle import demangled  # few probes ask
+
+    return tree.String(demangled(low.site.function), span)
 
 
 def ctx(low: "Lowering", span: Span) -> tree.Expr:

@@ -56,7 +56,9 @@ def text_constant(low: "Lowering", node: s.Expr) -> str | None:
         setting = low.settings.get(node.name)
         return setting if isinstance(setting, str) else None
     if isinstance(node, s.Name) and node.id == "func" and KINDS[low.site.kind].user:
-        return low.site.function
+        from kwire.demangle import demangled  # few probes ask
+
+        return demangled(low.site.function)
     if isinstance(node, s.Call) and node.function in low.macros:
         macro = meant(low.macros, node)
         if macro is not None and not macro.parameters and not macro.body.body:
