@@ -353,18 +353,18 @@ class Fleet:
                 raise StuckError(what)
             time.sleep(0.05)
 
-    def claims(self) -> dict[str, list[Any]]:
+    def claims(self) -> dict[str, dict[str, Any]]:
         """What each group knows of each session."""
         from kwire.broker.claims import Claims
         from kwire.broker.client import Connection
 
-        async def read(nc: Any, js: Any) -> dict[str, list[Any]]:
+        async def read(nc: Any, js: Any) -> dict[str, dict[str, Any]]:
             connection = Connection(nc, js, await js.key_value("kwire"))
-            found: dict[str, list[Any]] = {}
+            found: dict[str, dict[str, Any]] = {}
             for key in await connection.keys():
                 if key.startswith("claims."):
-                    value = (await connection.get(key))[0]
-                    found.setdefault(key.split(".")[1], []).append(Claims.read(value))
+                    _, group, session = key.split(".")
+                    found.setdefault(group, {})[session] = Claims.read((await connection.get(key))[0])
             return found
 
         return ask(self.broker.url, read)
@@ -395,18 +395,19 @@ class Fleet:
             return False
         groups = set(self.groups.values())
         return all(
-            len(found.get(group, ())) == known and all(one.over for one in found[group]) for group in groups
+            found.get(group, {}).keys() >= known and all(one.over for one in found.get(group, {}).values())
+            for group in groups
         )
 
-    def sessions(self) -> int:
-        """How many the broker has messages of, and knows."""
+    def sessions(self) -> set[str]:
+        """Those that the broker has messages of, and knows."""
         from kwire.broker.client import Connection
 
-        async def read(nc: Any, js: Any) -> int:
+        async def read(nc: Any, js: Any) -> set[str]:
             connection = Connection(nc, js, await js.key_value("kwire"))
             there = {subject.rpartition(".")[2] for subject in await connection.subjects("KWIRE", ">")}
             known = {key.rpartition(".")[2] for key in await connection.keys() if key.startswith("session.")}
-            return len(there & known)
+            return there & known
 
         return ask(self.broker.url, read)
 
@@ -426,7 +427,7 @@ class Fleet:
         except Exception:  # the bucket was read while it changed
             return False
         said = sum(path.read_text().count(" has ended: ") for path in self.folder.glob("collector*.err"))
-        return said >= sum(len(one.collectors) for its in claims.values() for one in its)
+        return said >= sum(len(one.collectors) for its in claims.values() for one in its.values())
 
     def state(self) -> str:
         """What the broker says of itself, and all others, where nothing moves."""
@@ -527,9 +528,9 @@ class Fleet:
         wrong = [f"verify: {text}" for text in problems if not self.killed or text not in unproven]
         if not lost and not self.killed and not told["complete"]:
             wrong.append(f"verify: not complete: {problems}")
-        claims = self.claims()[group]
-        if self.forgotten:  # which of them are of whom is not known any more
+        if self.forgotten:  # which claims are of whom is not known any more
             return wrong
+        claims = self.claims()[group].values()
         parts = sum(len(one.collectors) for one in claims)
         if len(every) != parts:
             wrong.append(f"{len(every)} captures of {parts} parts: {[path.name for path in every]}")
