@@ -201,6 +201,24 @@ def test_who_is_known_is_let_in_and_who_is_not_is_told_in_a_line(name: str, tmp_
         assert fleet("status", url, way.right).returncode == 0
 
 
+@pytest.mark.native
+def test_a_broker_that_goes_away_over_tls_is_told_in_our_lines_only(tmp_path: Path) -> None:
+    needed()
+    way = tls(tmp_path)
+    with Server(tmp_path / "broker", free_ports(1)[0], way.config) as server:
+        url = f"nats://{way.host}:{server.port}"
+        assert fleet("init", url, way.right).returncode == 0
+        said = tmp_path / "said"
+        job = start(collect(url, tmp_path / "captures", way.right), said)
+        until(partial(says, said, "takes from"), said.read_text)
+        server.kill()
+        until(partial(says, said, "(trying again)"), said.read_text)
+        job.send_signal(signal.SIGINT)
+        assert job.wait() == 0
+        lines = said.read_text().splitlines()
+        assert [line for line in lines if not line.startswith("kwire: ")] == ["no events"]
+
+
 def refused_for_ever(url: str, options: list[str], why: str, folder: Path) -> None:
     """Agent and collector say once why they are not let in, and try again until they are told to leave."""
     folder.mkdir()

@@ -601,6 +601,10 @@ def load(login: Login) -> None:
     except ImportError:
         raise _missing("nats-py is not installed") from None
     import concurrent.futures.thread  # noqa: F401  # looks up names
+    import logging
+
+    for library in ("asyncio", "nats"):  # what concerns people is said by us, in a line
+        logging.getLogger(library).addHandler(logging.NullHandler())
 
     json.dumps({})
     if login.seed:
