@@ -254,6 +254,33 @@ def test_limits_that_are_not_named_stay_as_they_are(tmp_path: Path) -> None:
         assert fleet_init(server.url) == changed
 
 
+def test_a_message_is_acknowledged_when_what_it_holds_is_synced(server: Server, tmp_path: Path) -> None:
+    """With `--sync`; else when the operating system has it."""
+    produced = agent(server.url, "0.1")
+    works = tmp_path / "works"
+    patch = f"""
+import errno, os
+sync = os.fdatasync
+def only_then(fd):
+    if not os.path.exists({str(works)!r}): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    sync(fd)
+os.fdatasync = only_then
+"""
+    fleet = Fleet(tmp_path, server.url)
+    job = fleet.collect("--sync", patch=patch)
+    fleet.until("what comes is not acknowledged until that is over")
+
+    async def floor(nc: Any, js: Any) -> Any:
+        return (await js.consumer_info("KWIRE", "collectors")).ack_floor.stream_seq
+
+    assert ask(server.url, floor) == 0
+    works.touch()
+    told = fleet.summary(job)
+    until(lambda: ask(server.url, floor) == len(messages(server.url)))
+    assert (told["events"], told["lost"]) == (produced, 0)
+    assert fleet.verify()["complete"]
+
+
 def test_another_group_gets_everything_again(server: Server, tmp_path: Path) -> None:
     produced = agent(server.url)
     for group in ("lake", "night"):
