@@ -11,24 +11,26 @@ import contextlib
 import json
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from common import KWIRE, table, workspace
 from replay import SIZE, span
 from stream import Collector, cpu, free_port, memory, proven, replay
 
 from kwire.broker.address import Login, parse_broker
-from kwire.broker.client import Connection, bucket_of, connect
+from kwire.broker.client import connect
 from kwire.broker.names import STREAM
-from kwire.broker.overview import Overview, overview
 
 PAYLOAD = 65_400
 UNDER_WAY = 128
+TOKEN = 32
+"""Digits of a session, which are the name of its checkpoint."""
 
 
 @contextlib.contextmanager
@@ -77,17 +79,6 @@ def raw(url: str, messages: int) -> dict[str, Any]:
     return told
 
 
-async def look(url: str) -> Overview:
-    """What is at the broker."""
-    address = parse_broker(url)
-    nc = await connect(address.servers[0], Login(), "bench")
-    try:
-        js = nc.jetstream()
-        return await overview(Connection(nc, js, await bucket_of(js, address)), address, 0.0)
-    finally:
-        await nc.close()
-
-
 async def taken(url: str) -> bool:
     """Whether the group has acknowledged every message of the stream, and there are some."""
     address = parse_broker(url)
@@ -106,7 +97,7 @@ class Taker(Collector):
 
     def __init__(self, folder: Path, url: str) -> None:
         command = [KWIRE, "collect", "--from", url, "-w", str(folder), "--json"]
-        self.url = url
+        self.url, self.folder = url, folder
         self.said = folder.with_name(f"{folder.name}.said")
         with self.said.open("w") as said:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
@@ -115,14 +106,14 @@ class Taker(Collector):
         self.before = cpu(self.process.pid)
 
     def wait(self, sessions: int) -> None:
-        """Until so many sessions have ended, and everything of them is claimed. To look at all sessions takes
-        the server's time, so that is done when everything is acknowledged.
+        """Until so many sessions have ended: there are their captures, and no checkpoints any more. To ask
+        the broker about each would take its time.
         """
         while self.process.poll() is None and not asyncio.run(taken(self.url)):
             time.sleep(0.05)
         while self.process.poll() is None:
-            found = asyncio.run(look(self.url)).sessions
-            if sum(one.over and list(one.lag.values()) == [0] for one in found) >= sessions:
+            open_ones = [path for path in (self.folder / ".sessions").iterdir() if len(path.name) == TOKEN]
+            if not open_ones and len(list(self.folder.glob("*.pcapng"))) >= sessions:
                 return
             time.sleep(0.05)
 
@@ -138,59 +129,75 @@ def rate(events: int, seconds: float) -> str:
     return f"{events / seconds / 1e6:.2f} M/s"
 
 
-def ways(args: argparse.Namespace, folder: Path) -> None:
-    """One agent, each way."""
-    events, rows = args.events, []
-    messages = events * SIZE // PAYLOAD + 1
+class Way(NamedTuple):
+    """One agent, one way: seconds, seconds of processors but the server's, most memory in MB, what `kwire
+    verify` says.
+    """
+
+    seconds: float
+    cpu: float
+    memory: float
+    proof: str
+
+
+def round_of(args: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Way]]:
+    """Each way once; the first is the measure for the others, which come right after it."""
+    events = args.events
     with broker(folder) as (url, _):
-        told = raw(url, messages)
-        rows.append(
-            ["raw publishing", rate(events, told["seconds"]), f"{told['cpu'] / events * 1e6:.2f} µs", "", ""]
-        )
+        told = raw(url, events * SIZE // PAYLOAD + 1)
+        yield "raw publishing", Way(told["seconds"], told["cpu"], 0.0, "")
     with broker(folder) as (url, server):
         sent = replay(url, events)
-        each = f"{sent['cpu'] / events * 1e6:.2f} µs"
-        rows.append(["agent → broker", rate(events, sent["seconds"]), each, f"{sent['memory']:.0f} MB", ""])
+        yield "agent → broker", Way(sent["seconds"], sent["cpu"], sent["memory"], "")
         start = time.monotonic()
         taker = Taker(folder / "taken", url)
         taker.wait(1)
-        seconds = time.monotonic() - start
-        got = taker.stop()
-        each = f"{got['cpu'] / events * 1e6:.2f} µs"
+        seconds, got = time.monotonic() - start, taker.stop()
         proof = proven(folder / "taken")
-        rows.append(["broker → collector", rate(events, seconds), each, f"{got['memory']:.0f} MB", proof])
+        yield "broker → collector", Way(seconds, got["cpu"], got["memory"], proof)
         shutil.rmtree(folder / "taken")
-        most = memory(server.pid)
+        yield "server", Way(0.0, 0.0, memory(server.pid), "")
     with broker(folder) as (url, _):
         taker = Taker(folder / "taken", url)
         start = time.monotonic()
         sent = replay(url, events)
         taker.wait(1)
-        seconds = time.monotonic() - start
-        got = taker.stop()
-        each = f"{(sent['cpu'] + got['cpu']) / events * 1e6:.2f} µs"
+        seconds, got = time.monotonic() - start, taker.stop()
         proof = proven(folder / "taken")
-        rows.append(
-            ["agent → broker → collector", rate(events, seconds), each, f"{got['memory']:.0f} MB", proof]
-        )
+        yield "agent → broker → collector", Way(seconds, sent["cpu"] + got["cpu"], got["memory"], proof)
         shutil.rmtree(folder / "taken")
     address = f"tcp:127.0.0.1:{free_port()}"
     collector = Collector(folder / "tcp", address)
     sent = replay(address, events)
     got = collector.stop()
-    each = f"{(sent['cpu'] + got['cpu']) / events * 1e6:.2f} µs"
-    rows.append(
-        [
-            "TCP session",
-            rate(events, sent["seconds"]),
-            each,
-            f"{got['memory']:.0f} MB",
-            proven(folder / "tcp"),
-        ]
-    )
+    proof = proven(folder / "tcp")
+    yield "TCP session", Way(sent["seconds"], sent["cpu"] + got["cpu"], got["memory"], proof)
     shutil.rmtree(folder / "tcp")
-    print(f"### One agent, {events:,} events of {SIZE} bytes; the server had {most:.0f} MB at most\n")
-    print(table(["", "events", "CPU an event", "memory", "verify"], rows))
+
+
+def ways(args: argparse.Namespace, folder: Path) -> None:
+    """One agent, each way in turns: the best and the median rate, the median of the processor's time."""
+    found: dict[str, list[Way]] = {}
+    for _ in range(args.rounds):
+        for name, way in round_of(args, folder):
+            found.setdefault(name, []).append(way)
+    most = max(one.memory for one in found.pop("server"))
+    events, rows = args.events, []
+    for name, its in found.items():
+        seconds = [one.seconds for one in its]
+        rows.append(
+            [
+                name,
+                rate(events, min(seconds)),
+                rate(events, statistics.median(seconds)),
+                f"{statistics.median(one.cpu for one in its) / events * 1e6:.2f} µs",
+                f"{max(one.memory for one in its):.0f} MB" if its[0].memory else "",
+                ", ".join(sorted({one.proof for one in its})),
+            ]
+        )
+    print(f"### One agent, {events:,} events of {SIZE} bytes, {args.rounds} rounds", end="; ")
+    print(f"the server had {most:.0f} MB at most\n")
+    print(table(["", "best", "median", "CPU an event", "memory", "verify"], rows))
 
 
 def size_of(folder: Path) -> int:
@@ -237,7 +244,7 @@ def growth(args: argparse.Namespace, folder: Path) -> None:
         each = max(args.events // agents, 1)
         with broker(folder) as (url, server):
             taker = Taker(folder / "taken", url)
-            start = time.monotonic()
+            start, before = time.monotonic(), cpu(server.pid)
             sent = replay(url, each, "--agents", str(agents), "--memory", str(max(64 // agents, 1) << 20))
             taker.wait(agents)
             seconds = time.monotonic() - start
@@ -247,6 +254,7 @@ def growth(args: argparse.Namespace, folder: Path) -> None:
                     f"{agents:,}",
                     rate(agents * each, seconds),
                     f"{agents * each - got['events']:,}",
+                    " + ".join(f"{used:.1f}" for used in (sent["cpu"], cpu(server.pid) - before, got["cpu"])),
                     f"{sent['memory']:.0f} MB",
                     f"{memory(server.pid):.0f} MB",
                     f"{got['memory']:.0f} MB",
@@ -255,12 +263,14 @@ def growth(args: argparse.Namespace, folder: Path) -> None:
             )
             shutil.rmtree(folder / "taken")
     print("\n### Agents in one process, from the first event to the end of the last capture\n")
-    print(table(["agents", "events", "missing", "agents' memory", "server", "collector", "verify"], rows))
+    head = ["agents", "events", "missing", "CPU seconds: agents, server, collector"]
+    print(table([*head, "agents' memory", "server", "collector", "verify"], rows))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--events", type=int, default=5_000_000)
+    parser.add_argument("--rounds", type=int, default=3, help="of one agent")
     parser.add_argument("--agents", type=int, nargs="*", default=[1, 10, 100, 1000])
     parser.add_argument("--hops", action="store_true", help="only what sizing.py reckons with")
     parser.add_argument("--raw", nargs=2, help=argparse.SUPPRESS)

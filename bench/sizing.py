@@ -24,17 +24,17 @@ class Figures(NamedTuple):
 
     probe: float = 0.24
     """µs: the probe, the ring and the recording, on the host (bench/overhead.py)."""
-    agent: float = 0.104
+    agent: float = 0.064
     """µs: an agent, to a collector."""
-    agent_broker: float = 0.203
+    agent_broker: float = 0.136
     """µs: an agent, to a broker."""
-    collector: float = 0.165
+    collector: float = 0.115
     """µs: a collector, from agents."""
-    collector_broker: float = 0.290
+    collector_broker: float = 0.175
     """µs: a collector, from a broker."""
-    broker_in: float = 0.160
+    broker_in: float = 0.115
     """µs: a broker, for each copy that it takes."""
-    broker_out: float = 0.185
+    broker_out: float = 0.070
     """µs: a broker, for each group that it gives to."""
     packet: int = 32
     """Bytes of a capture around each event (an enhanced packet block)."""
