@@ -211,6 +211,33 @@ def test_what_the_limits_discard_is_counted(tmp_path: Path) -> None:
     assert (file["problems"], file["produced"], file["lost"]) == ([], produced, found.all_lost)
 
 
+@pytest.mark.parametrize("pending", [0, 1])
+def test_what_is_discarded_is_counted_though_the_broker_does_not_say_all_is_acknowledged(
+    pending: int, tmp_path: Path
+) -> None:
+    """What a server (2.9) says of a group after its leader moved, when what waited had been discarded; of one
+    that always has something to acknowledge, for ever.
+    """
+    needed()
+    patch = f"""
+from kwire.collector import intake
+from nats.js.manager import JetStreamManager
+intake.ACK_WAIT, ask = 1.0, JetStreamManager.consumer_info
+async def stuck(self, *what, **more):
+    info = await ask(self, *what, **more)
+    info.ack_floor.stream_seq, info.num_ack_pending = 0, {pending} or info.num_ack_pending
+    return info
+JetStreamManager.consumer_info = stuck
+"""
+    with Server(tmp_path / "broker", free_ports(1)[0]) as server:
+        init(server.url, size=400_000)
+        produced = agent(server.url)
+        fleet = Fleet(tmp_path, server.url)
+        told = fleet.summary(fleet.collect(patch=patch))
+    assert told["events"] + told["lost"] == produced
+    assert told["lost"] > 0
+
+
 def test_what_another_collector_counts_is_not_told(tmp_path: Path) -> None:
     """Of several that find out at once what the broker has discarded, one claims it."""
     needed()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from nats.aio.client import Client
     from nats.js import JetStreamContext
+    from nats.js.api import ConsumerInfo
     from nats.js.kv import KeyValue
 
 AGAIN: Final = 1.0
@@ -174,6 +175,14 @@ class Connection:
             value, revision = await self.get(CLEANED)
             if await self.swap(CLEANED, value or b"0", revision):
                 return await self.written(CLEANED)
+
+
+def acknowledged(info: "ConsumerInfo") -> int:
+    """Up to where in the stream all is acknowledged, or gone. Where something goes before it is acknowledged,
+    servers (2.9) may leave the floor that they tell below it until the next moment at which nothing waits.
+    """
+    told = info.ack_floor if info.num_ack_pending else info.delivered
+    return told.stream_seq if told else 0
 
 
 def _refusal(operation: str, key: str, error: Mapping[str, Any]) -> BrokerError:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from kwire.broker import names
 from kwire.broker.address import BrokerAddress
 from kwire.broker.claims import Claims, ClaimsError
-from kwire.broker.client import BrokerError, Connection, plain
+from kwire.broker.client import BrokerError, Connection, acknowledged, plain
 from kwire.broker.overview import SessionView, overview
 from kwire.broker.sessions import last_of, read_entry
 from kwire.errors import KwireError
@@ -167,7 +167,7 @@ async def _remains(connection: Connection, known: set[str]) -> list[_Candidate]:
             continue
         if floors is None:
             groups = await connection.js.consumers_info(names.STREAM)
-            floors = [one.ack_floor.stream_seq if one.ack_floor else 0 for one in groups]
+            floors = [acknowledged(one) for one in groups]
         last = await connection.js.get_last_msg(names.STREAM, subject, direct=False)
         taken = min(floors, default=0) >= (last.seq or 0)
         found.append(_Candidate(names.host_of(subject), session, 0 if taken else messages, None))

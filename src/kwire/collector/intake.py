@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kwire.broker import names
 from kwire.broker.claims import Claims, ClaimsError, Open, Span, lost_between
-from kwire.broker.client import Broker, BrokerError, Connection, absent, plain
+from kwire.broker.client import Broker, BrokerError, Connection, absent, acknowledged, plain
 from kwire.broker.forgetting import Cleaner
 from kwire.broker.names import REACH, Counts
 from kwire.broker.sessions import Entry, is_bye, read_entry, schemas_of
@@ -39,7 +39,7 @@ from kwire.words import are, plural
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
-    from nats.js.api import ConsumerConfig
+    from nats.js.api import ConsumerConfig, ConsumerInfo
 
     from kwire.collector.collector import Collector
 
@@ -169,6 +169,7 @@ class Intake:
         self._asked = 0  # messages that the broker may still deliver
         self._stopping = False
         self._floor = 0  # up to here everything in the stream is acknowledged
+        self._delivered_by = (0.0, 0, 0)  # when the broker had delivered up to here; what was settled then
         collector.intake = self
         self._forgotten: dict[str, set[int]] = {}  # sessions → numbers of messages that were counted
         for stored in collector.storage.all():
@@ -599,7 +600,7 @@ class Intake:
             asked = now
             try:
                 info = await connection.js.consumer_info(names.STREAM, self._group)
-                self._floor = info.ack_floor.stream_seq if info.ack_floor else 0
+                self._floor = self._settled(info, now)
                 self.pending = (info.num_pending or 0) + (info.num_ack_pending or 0)
             except Exception:  # whatever the client failed at: another time
                 self.pending = None
@@ -608,6 +609,20 @@ class Intake:
                     each.pause = min(2 * each.pause, IDLE[1])
                     each.look = now + each.pause
                     each.task = loop.create_task(self._glance(connection, each))
+
+    def _settled(self, info: "ConsumerInfo", now: float) -> int:
+        """Up to where in the stream all is acknowledged, or gone. Of a group that always has something to
+        acknowledge the broker may never say it; but what was delivered so long ago that it would have been
+        delivered again is settled where nothing is that was.
+        """
+        delivered = info.delivered.stream_seq if info.delivered else 0
+        since, then, settled = self._delivered_by
+        if delivered < then:  # the stream is another one
+            since, then, settled = now, delivered, 0
+        elif not info.num_redelivered and now >= since + 2 * ACK_WAIT:
+            since, then, settled = now, delivered, then
+        self._delivered_by = since, then, settled
+        return max(acknowledged(info), settled)
 
     async def _clean(self, connection: Connection) -> None:
         """See now and then that the bucket knows no more than is needed."""
