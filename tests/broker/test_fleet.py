@@ -23,9 +23,10 @@ ONE_SERVER, CLUSTER = "1,3,5,9", "107,112"
 """Seeds of scenarios in the gate; docs/testing.md says how to play more."""
 
 
-def play(nodes: int, seeds: str) -> str:
+def play(nodes: int, seeds: str, *faults: str) -> str:
     needed()
     command = [sys.executable, str(SCENARIOS), "--nodes", str(nodes), "--seeds", seeds]
+    command += ["--faults", *faults] if faults else []
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return done.stdout
@@ -54,10 +55,24 @@ def test_scenarios_with_a_cluster() -> None:
         assert happened(what, said), what
 
 
+@pytest.mark.native
+@pytest.mark.timeout(0)
+def test_a_host_forgotten_while_a_collector_dies() -> None:
+    said = play(1, "2", "host forgotten")
+    for what in ("host forgotten", "collector killed"):
+        assert happened(what, said), what
+
+
 def happened(what: str, said: str) -> bool:
     """Whether a fault was among those that were played."""
     name, _, done = what.partition(" ")
-    who = {"node": "n[0-9]", "collector": "collector [0-9]", "agent": "agent [0-9]", "all": "all"}
+    who = {
+        "node": "n[0-9]",
+        "host": "host [0-9]",
+        "collector": "collector [0-9]",
+        "agent": "agent [0-9]",
+        "all": "all",
+    }
     return re.search(f"; {who.get(name, name)} {done.replace('nodes', 'servers')}", said) is not None
 
 
