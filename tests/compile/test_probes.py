@@ -192,6 +192,16 @@ def test_arguments_of_other_kinds() -> None:
     assert run(leave, vm.arguments([9, 8, 7], retval=0xFFFFFFFF)) == [{"f0": 9, "f1": -1}]
 
 
+def test_the_cookie_of_a_socket_is_asked_for_with_the_argument_as_the_kernel_knows_it() -> None:
+    cookie = c.SocketCookie(argument(1, POINTER), t.U64, SPAN)
+    made = build(program(site("fentry", 2, POINTER), cookie, argument(1, POINTER)))
+    context = struct.pack("<2Q", 7, 0xFFFF888000000000)
+    found = run(made, context, args=(7, 0xFFFF888000000000), socket_cookie=77)
+    assert found == [{"f0": 77, "f1": 0xFFFF888000000000}]
+    asked = build(program(site("fentry", 2, POINTER), cookie), explain=True).ir
+    assert "get_func_arg" not in asked
+
+
 def test_pointers_of_fentry_are_plain_numbers() -> None:
     compiled = build(
         program(

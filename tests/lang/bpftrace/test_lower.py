@@ -390,6 +390,8 @@ WRONG = [
     ("print(&(pid, 1))", "1:24-33: only variables and maps have an address; write &$name or &@name"),
     ("@x[1] = 2; print(&@x)", "1:36-38: keys of @x have 1 part, this has 0; use another map"),
     ("@x = 1; print(len(@x))", "1:36-38: @x has no keys; a loop is over a map with keys"),
+    ("print(socket_cookie(arg0))",
+     "1:24-43: there is no socket_cookie at a kprobe; the kernel lets fentry and fexit ask for it"),
     ("print(len(5))",
      "1:28-29: len takes a map with keys, or a stack; write len(@map), len(kstack), or strlen(text)"),
     ("print(strlen(pid))", "1:31-34: a u32 is no text, and has no length"),
