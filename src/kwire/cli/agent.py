@@ -460,28 +460,36 @@ def _record(
 
         changes = Changes(args, agent, processes, size)
     _heed(agent, reader, changes)
-    if served is not None:
-        from kwire.agent.metrics import AgentMetrics
-
-        measured = AgentMetrics(agent)
-        served.begin(measured.samples, measured.ready)
-    _confine(args, servers(address))
     progress = tracing.Progress(recorder, None, recorder.tracer)
     if not args.verbose:  # then the frames tell
         recorder.progress = progress
-    try:
+    with _at_work(args, agent, served):
         with _hurried(agent):
             agent.run()
         progress.finish()
+    return _report(args, agent, refused)
+
+
+@contextlib.contextmanager
+def _at_work(args: argparse.Namespace, courier: "Courier", served: metrics.Served | None) -> "Iterator[None]":
+    """Inside, its numbers are served and the process is nobody; then all that is its own is closed."""
+    line = courier.line
+    if served is not None:
+        from kwire.agent.metrics import AgentMetrics
+
+        measured = AgentMetrics(courier)
+        served.begin(measured.samples, measured.ready)
+    _confine(args, servers(line.address))
+    try:
+        yield
     finally:
-        agent.close()
+        courier.close()
         if served is not None:
             served.close()
         if line.broker is not None:
             line.broker.close()
         line.loop.close()
         line.end()
-    return _report(args, agent, refused)
 
 
 @contextlib.contextmanager
@@ -510,23 +518,8 @@ def _deliver(args: argparse.Namespace, address: "Address | BrokerAddress", reade
     served = metrics.served(args, line.loop, AGENT)
     courier = Courier(line, recovered, args.grace)
     _heed(courier, reader)
-    if served is not None:
-        from kwire.agent.metrics import AgentMetrics
-
-        measured = AgentMetrics(courier)
-        served.begin(measured.samples, measured.ready)
-    _confine(args, servers(line.address))
-    try:
-        with _hurried(courier):
-            courier.run()
-    finally:
-        courier.close()
-        if served is not None:
-            served.close()
-        if line.broker is not None:
-            line.broker.close()
-        line.loop.close()
-        line.end()
+    with _at_work(args, courier, served), _hurried(courier):
+        courier.run()
     delivered = sum(before.uplink.finished for before in recovered)
     told = {"recovered": len(recovered), "delivered": delivered, "refused": refused, "lost": courier.gone}
     lost = f", {plural(courier.gone, 'event')} lost" if courier.gone else ""
