@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kept_peers
 import pytest
 from brokers import free_ports
 from otlp_receiver import Receiver, Samples, labelled, page, samples
@@ -27,6 +29,7 @@ from verbs import KWIRE, Verb
 from waiting import PATIENCE, until
 
 from kwire.metrics import table
+from kwire.transport.certs import make_certs
 
 PROBE = "tracepoint:syscalls:sys_enter_getppid"
 CALLS = 50_000
@@ -287,6 +290,85 @@ def test_a_scripts_maps_are_scraped_while_it_runs(
     assert found["getppid_ids_bucket"][bound,] == 1234
     assert found["getppid_ids_bucket"][str((1 << load.pid.bit_length() - 1) - 1),] == 0
     assert found["getppid_last_seconds"][str(load.pid),] > 0
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+def tls(directory: Path, role: str, ca: Path) -> list[str]:
+    files = {"cert": directory / role / "cert.pem", "key": directory / role / "key.pem", "ca": ca}
+    return [f"--tls-{name}={path}" for name, path in files.items()]
+
+
+def test_a_certificate_that_is_refused_is_counted_at_both_ends(
+    start: Callable[..., Served], load: subprocess.Popen[str], certs: Path, tmp_path: Path
+) -> None:
+    """And so is one that talks no TLS."""
+    make_certs(str(tmp_path / "theirs"))
+    collector = start("collect", "--listen", "tls:127.0.0.1:0", *tls(certs, "collector", certs / "ca.pem"))
+    until(lambda: "collecting at tls:" in collector.errors)
+    found = re.search(r"collecting at (tls:\S+:(\d+))", collector.errors)
+    assert found
+    options = tls(tmp_path / "theirs", "agent", certs / "ca.pem")
+    agent = start("agent", "--to", found[1], PROBE, "-p", str(load.pid), *options)
+    until(lambda: agent.scrape()["kwire_connect_failures_total"]["certificate",])
+    failed = collector.scrape()["kwire_handshake_failures_total"]
+    assert failed["unknown_ca",] >= 1
+    assert sum(failed.values()) == failed["unknown_ca",]
+    with socket.create_connection(("127.0.0.1", int(found[2]))) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        until(lambda: collector.scrape()["kwire_handshake_failures_total"]["not_tls",] == 1)
+    assert agent.value("kwire_connected") == 0
+    agent.end()
+    assert collector.end() == 0
+
+
+def test_what_is_refused_and_what_breaks_the_protocol_is_counted(
+    start: Callable[..., Served], tmp_path: Path
+) -> None:
+    collector = start("collect", "--listen", "unix:c", "-w", "captures")
+    until(lambda: (tmp_path / "c").exists())
+    refused = kept_peers.Agent(f"{tmp_path}/c", kept_peers.NEW, role="sink")
+    assert refused.refused
+    assert collector.value("kwire_refused_sessions_total") == 1
+    assert collector.value("kwire_sessions_total") == 0
+    broken = kept_peers.Agent(f"{tmp_path}/c", kept_peers.NEW)
+    broken.wire.send(kept_peers.frame(kept_peers.DATA, 0, b"\xff" * 40))
+    until(lambda: collector.value("kwire_refused_frames_total"))
+    found = collector.scrape()
+    assert found["kwire_refused_frames_total"] == {(): 1}
+    assert found["kwire_sessions_total"] == {(): 1}
+    for one in (refused, broken):
+        one.wire.socket.close()
+    collector.end()
+
+
+def test_connections_after_the_first_are_counted(
+    start: Callable[..., Served], load: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """A collector is killed, and another one goes on with its session; what waits meanwhile is told."""
+    listen = ("collect", "--listen", "unix:c", "-w", "captures")
+    first = start(*listen)
+    agent = start("agent", "--to", "unix:c", PROBE, "-p", str(load.pid))
+    until(lambda: agent.value("kwire_connected"))
+    first.process.kill()
+    first.process.wait()
+    call(load)
+    until(lambda: agent.value("kwire_events_total") == CALLS)
+    until(lambda: agent.value("kwire_connected") == 0)
+    found = agent.scrape()
+    assert found["kwire_queue_payloads"][()] > 0
+    assert found["kwire_lag_seconds"][()] > 0
+    until(lambda: agent.scrape()["kwire_connect_failures_total"]["unreachable",])
+    second = start(*listen)
+    until(lambda: agent.value("kwire_lag_seconds") == 0)
+    found = agent.scrape()
+    assert (found["kwire_reconnects_total"], found["kwire_sessions_total"]) == ({(): 1}, {(): 1})
+    assert second.value("kwire_reconnects_total") == 1
+    assert agent.end() == 0
+    until(lambda: second.value("kwire_sessions") == 0)
+    assert second.value("kwire_events_total") == CALLS
+    assert second.end() == 0
 
 
 # ---------------------------------------------------------------------- over OTLP
