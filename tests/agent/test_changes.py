@@ -775,18 +775,19 @@ def test_a_collector_that_ends_waits_for_the_last_of_its_traces(world: World) ->
 
 def test_a_joined_probe_that_has_fired_keeps_no_descriptors(world: World) -> None:
     """It has ended by itself, and is listed still: it does not join again."""
-    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{STAYS}"]\n')
+    stays = f"{STAYS}{{pid == {world.load.process.pid}}}"
+    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{stays}"]\n')
     agent = listening_agent(world)
     collector = fetching_collector(world)
     traces(world, agent)
     tracing = Path(f"/proc/{trace_process(agent.process.pid)}/fd")
     held = len(os.listdir(tracing))
-    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{STAYS}", "iter:task"]\n')
+    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{stays}", "iter:task"]\n')
     agent.hup()
     traces(world, agent, 2)
     until(lambda: len(os.listdir(tracing)) == held)
     assert "read again\n" in agent.hup()
-    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{STAYS}"]\n')
+    world.file.write_text(f'listen = "{world.address}"\nprobes = ["{stays}"]\n')
     agent.hup()
     traces(world, agent, 3)
     assert agent.errors.count("1 new probe") == 1
