@@ -224,6 +224,36 @@ def test_where_values_are() -> None:
     assert stack[-3:] == ["1", "(true, false, true)", "true"]
 
 
+ONE_OF_SEVERAL = r"""
+begin {
+  @n = 1; @s = "abcd"; @t = "wxyz"; @k[1] = "ab"; @k[2] = "cd";
+  print((strlen(@s), strlen(@k[2]), strlen(@k[7]), str(@s, 3), buf(@t, 2), (int8[2])@k[2]));
+  print((strcontains(@s, "bc"), strncmp(@s, "abx", 2), memcmp(@s, @t, 2), memcmp(@s, "abcz", 3)));
+  $p = &@s; print(str($p)); print(@n > 0 ? buf(@s, 2) : buf(@t, 3)); print(@k[1][1]);
+  $i = 0; while (strlen(@s) > 2 && $i < 3) { $i++; if ($i == 2) { @s = "ab"; } } print($i);
+  if (@n > 0 && strlen(@t) == 4) { print("four"); } exit();
+}
+end { clear(@n); clear(@s); clear(@t); clear(@k); }
+"""
+
+SEVERAL = """(4, 2, 0, ab, wx, [99,100])
+(true, 0, 1, 0)
+abcd
+ab
+98
+2
+four
+"""
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_texts_of_maps_that_hold_constant_ones_only_are_texts() -> None:
+    words = [*KWIRE, "-q", "-e", ONE_OF_SEVERAL]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert (run.stdout.partition("\n\n")[0] + "\n", run.stderr) == (SEVERAL, "")
+
+
 FAR = r"""
 config = { max_strlen = 16000 }
 begin {

@@ -760,13 +760,23 @@ class Body(ExpressionChecker):
 
     def text(self, value: Value) -> Value:
         """A value; one of several constant texts as a text. A local that is one has memory then: raises
-        `AgainError`.
+        `AgainError`; one out of a map is copied to memory of its own.
         """
         found = super().text(value)
-        if found is value and isinstance(value, c.LocalGet) and t.is_constant_text(value.type):
+        if found is not value or isinstance(value, values.WIDE) or not t.is_constant_text(value.type):
+            return found
+        if isinstance(value, c.LocalGet):
             self.texts[self._names[value.local]] = 1
             raise AgainError
-        return found
+        return self._copied(value)
+
+    def _copied(self, text: Value) -> Value:
+        """A text in memory of its own."""
+        self.copies += 1
+        name = f"{self.scope.prefix}text#{self.copies}"
+        self.texts.setdefault(name, 1)
+        self.pending += self._set_text(name, name, text, text.span)
+        return self._local(name, name, text.span)
 
     def sized(self, value: Value) -> Type:
         """The type whose size a value has; of a local of numbers as written that of the greatest of them."""
@@ -794,6 +804,8 @@ class Body(ExpressionChecker):
 
     def address(self, value: Value, span: Span) -> c.Expr:
         """The address of what a name stands for: of a local that of memory that always holds its value."""
+        if isinstance(value, c.MapGet) and t.is_constant_text(value.type):
+            value = self.text(value)
         if isinstance(value, c.MapGet) and value.map.kind in ("hash", "lru"):
             place = c.Place(c.MapPlace(value.map, value.key, t.Pointer(t.VOID), span), 0, (), t.KERNEL, span)
             return c.AddressOf(place, t.Pointer(value.type), span)
@@ -821,11 +833,7 @@ class Body(ExpressionChecker):
         value = self.text(value)
         if not isinstance(value, Literal):
             return super().in_memory(value)
-        self.copies += 1
-        name = f"{self.scope.prefix}text#{self.copies}"
-        self.texts.setdefault(name, 1)
-        self.pending += self._set_text(name, name, value, value.span)
-        return self._local(name, name, value.span)
+        return self._copied(value)
 
     def beginning(self, text: Value, size: c.Expr, nul: bool) -> Value:
         """So many bytes of a text, in memory of its own; `nul`: one of them is the NUL, which none has no

@@ -131,6 +131,8 @@ def _str(call: Arguments) -> Value:
     what somebody wants, with the NUL, and no more.
     """
     value, limit, exact = call.values[0], builtins.TEXT_LIMIT, False
+    if t.is_constant_text(value.type):
+        value = call.checker.in_memory(value)
     if len(call.values) > 2:
         limit = limit_of(call.values[2], "str")
     if len(call.values) > 1:
@@ -155,7 +157,7 @@ def _str(call: Arguments) -> Value:
         return text.replace(type=t.Text(most, text.type.space, exact), span=call.span)
     if isinstance(value.type, t.Pointer) and not isinstance(value, c.ReadBlock):
         target = value.type.target
-        bytes_ = t.is_integer(target) and t.size_of(target) == 1
+        bytes_ = (t.is_integer(target) and t.size_of(target) == 1) or t.is_text_array(target)
         if not bytes_ and not isinstance(target, t.Void):
             message = f"{t.article(value.type)} does not point to text"
             raise TextError(value.span, message, 'cast it: str(cast("char *", p))')
