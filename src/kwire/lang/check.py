@@ -504,7 +504,8 @@ class Body(ExpressionChecker):
             outer, self.pending = self.pending, []
             try:
                 pair = maps.turn(self, map, node.map_span)
-                first = [*self.pending, *self._store(node.name, pair, node.name_span)]
+                stored = self._store(node.name, pair, node.name_span)
+                first = [*self.pending, *stored]  # what storing needs, too
             finally:
                 self.pending = outer
             return (*first, *self._block(node.body)[0])
