@@ -26,6 +26,7 @@ PROBE = "tracepoint:syscalls:sys_enter_getppid"
 EVENT = struct.pack(">BBHI", VERSION << 4 | Type.EVENT, 0, 40, 1)  # how each frame of the probe begins
 KWIRE = [sys.executable, "-m", "kwire.cli.main"]
 CALLS = 200_000
+ROOMY = ("--buffer", "16M")  # 300,000 events find room, however long others have the processors
 LOAD = """
 import os, sys
 for line in sys.stdin:
@@ -39,7 +40,7 @@ pytestmark = [pytest.mark.live, pytest.mark.native]
 
 def once(calls: int = CALLS) -> list[str]:
     """The arguments that trace a process which calls so often."""
-    return ["-c", f"{sys.executable} -c 'import os\nfor _ in range({calls}): os.getppid()'"]
+    return [*ROOMY, "-c", f"{sys.executable} -c 'import os\nfor _ in range({calls}): os.getppid()'"]
 
 
 def free_port() -> int:
@@ -143,7 +144,7 @@ class World:
 
     def tracing(self, load: Load, *arguments: str, to: str = "") -> Verb:
         """An agent that traces the load, and does."""
-        agent = self.agent(PROBE, "-p", str(load.process.pid), *arguments, to=to)
+        agent = self.agent(PROBE, *ROOMY, "-p", str(load.process.pid), *arguments, to=to)
         until(lambda: status(agent.process.pid)["CapEff"] == "0" * 16 or self.address.startswith("unix"))
         until(lambda: status(agent.process.pid)["NoNewPrivs"] == "1")
         return agent
