@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import cbor2
+import kept_peers
 import pytest
 from verbs import Verb
 from waiting import PATIENCE, until
@@ -73,6 +76,47 @@ def test_a_refused_certificate_is_told_at_both_ends(start: Callable[..., Verb], 
     assert "(trying again)" in refused[0]
     [seen, *_] = [line["message"] for line in collector.told if line["event"] == "handshake"]
     assert "the other side's certificate is not good" in seen
+
+
+def test_a_peer_that_breaks_the_protocol_is_told_at_both_ends(
+    start: Callable[..., Verb], tmp_path: Path
+) -> None:
+    """Whoever sees it says so on its own standard error, and to the other side, which says so as well."""
+    collector = start("collect", "--listen", "unix:c", "--log", "json")
+    until(lambda: "listening" in collector.events)
+    theirs = kept_peers.Agent(f"{tmp_path}/c", kept_peers.NEW)
+    theirs.wire.send(kept_peers.frame(kept_peers.DATA, 0, b"", version=15))
+    until(lambda: "peer" in collector.events)
+    [told] = [line for line in collector.told if line["event"] == "peer"]
+    assert (told["level"], told["message"].split()[0]) == ("warning", "newhost")
+    while (got := theirs.wire.read()) is not None and got[0] != kept_peers.ERROR:
+        pass
+    assert got is not None  # they are told
+    theirs.wire.socket.close()
+    collector.end()
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (kept_peers.frame(kept_peers.ACK, 0, b"", version=15), "broke the protocol: "),
+        (kept_peers.frame(kept_peers.ERROR, 0, cbor2.dumps({"code": 9, "message": "no good"})), "no good"),
+    ],
+    ids=["it does", "it says that we did"],
+)
+def test_an_agent_tells_of_a_collector_that_breaks_the_protocol(
+    sent: bytes, told: str, start: Callable[..., Verb], tmp_path: Path
+) -> None:
+    theirs = kept_peers.Collector(f"{tmp_path}/c", kept_peers.NEW)
+    agent = start("agent", "--to", "unix:c", PROBE, "-p", str(os.getpid()), "--log", "json")
+    with theirs.accept(sent).socket:
+        until(lambda: "peer" in agent.events, lambda: agent.errors)
+    [line] = [line for line in agent.told if line["event"] == "peer"]
+    assert line["level"] == "warning"
+    assert told in line["message"]
+    theirs.listener.close()
 
 
 def test_the_last_error_is_a_line_of_the_same_form(start: Callable[..., Verb], tmp_path: Path) -> None:
