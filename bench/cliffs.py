@@ -150,9 +150,12 @@ def cooked(count: int) -> Packets:
     return (head + packet[14:] for packet in plain(count))
 
 
-def web(count: int) -> Packets:
+def web(count: int, port: int = 50_000) -> Packets:
+    """What a server of others says to a client at `port`."""
     text = b"HTTP/1.1 200 OK\r\n" * 80
-    return (ether(ip(tcp(text, 1 + len(text) * number, source=80), 6)) for number in range(count))
+    return (
+        ether(ip(tcp(text, 1 + len(text) * number, source=80, target=port), 6)) for number in range(count)
+    )
 
 
 # --- traffic
@@ -424,6 +427,7 @@ ROWS: dict[str, Row] = {
     "TCP with holes": (lambda count: pcap(lossy(count)), ()),
     "--any-port, plain": (lambda count: pcap(plain(count)), ("--any-port",)),
     "--any-port, bulk of others": (lambda count: pcap(web(count)), ("--any-port",)),
+    "bulk of others at our port": (lambda count: pcap(web(count, PORT)), ()),
 }  # fmt: skip
 
 
