@@ -284,7 +284,7 @@ static uint64_t begins(const uint8_t *p, uint64_t at, uint64_t size)
 }
 
 /* Whether what is wrong with a side is told: of a stream of others, on a port of others, nothing is. */
-static int concerns(const struct engine *e, const struct flow *f, const struct side *s)
+static int reported(const struct engine *e, const struct flow *f, const struct side *s)
 {
 	return s->found || kw_flow_ours(e, f);
 }
@@ -343,7 +343,7 @@ static uint64_t judge(struct engine *e, const struct flow *f, struct side *s, co
 		if (v.wait)
 			return at;
 		int sound = v.length && !v.header;
-		if (sound || concerns(e, f, s))
+		if (sound || reported(e, f, s))
 			kw_complain(e, v.code, p + at, left);
 		if (sound)
 			return at + v.length;
@@ -532,7 +532,7 @@ static void hole(struct engine *e, struct flow *f, struct side *s, uint32_t size
 	s->raw = s->raw && s->found;
 	s->skip = s->synced ? left - size : 0;
 	s->begun = 1;
-	if (concerns(e, f, s))
+	if (reported(e, f, s))
 		trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_BYTES, size);
 }
 
@@ -724,10 +724,22 @@ static void put(struct engine *e, struct side *s)
 		s->since = w->time;
 }
 
+/* Of a connection that has ended. */
+static void tell_conflicts(struct engine *e, struct flow *f, struct side *s)
+{
+	if (s->conflicts && reported(e, f, s)) {
+		trouble_of(e, f, TROUBLE_TCP_CONFLICT, VARIANT_FLOW, 0);
+		e->counts[CODE_TROUBLE + TROUBLE_TCP_CONFLICT] += s->conflicts - 1;
+		e->troubles += s->conflicts - 1;
+	}
+	s->conflicts = 0;
+}
+
 static void begin(struct engine *e, struct flow *f, struct side *s, uint32_t first)
 {
 	if (s->begun && s->partial && s->found)
 		trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_ANEW, 0);
+	tell_conflicts(e, f, s);
 	drop_partial(e, s);
 	s->next = s->origin = first;
 	s->known = s->begun_by_syn = 1;
@@ -752,11 +764,7 @@ static int end_side(struct engine *e, struct flow *f, struct side *s)
 		trouble_of(e, f, TROUBLE_TCP_GAP, VARIANT_ENDS, 0);
 	kw_remark(e, REMARK_RETRANSMISSION, s->again);
 	kw_remark(e, REMARK_REORDERED, s->late);
-	if (s->conflicts && concerns(e, f, s)) {
-		trouble_of(e, f, TROUBLE_TCP_CONFLICT, VARIANT_FLOW, 0);
-		e->counts[CODE_TROUBLE + TROUBLE_TCP_CONFLICT] += s->conflicts - 1;
-		e->troubles += s->conflicts - 1;
-	}
+	tell_conflicts(e, f, s);
 	return s->begun && (s->partial || s->skipped);
 }
 

@@ -821,6 +821,30 @@ def test_a_trace_takes_probes_again_after_some_found_no_place(world: World) -> N
     assert world.stored() == {"getppid": 1000, "getgid": 1000, "getuid": 1000}
 
 
+def test_what_is_not_listed_any_more_goes_also_where_what_is_new_fails(world: World) -> None:
+    """And does not count among the targets that are allowed."""
+    missing = "tracepoint:syscalls:sys_enter_nonesuch"
+    listening(world, STAYS, GOES)
+    agent = listening_agent(world)
+    collector = fetching_collector(world)
+    traces(world, agent)
+    listening(world, STAYS, missing)
+    agent.hup()
+    until(lambda: "its trace goes on with what stays, 1 probe taken away\n" in agent.errors)
+    world.load.call("getppid", "getuid", "getgid")
+    listening(world, STAYS, COMES, allow=[{"who": ["anyone"], "targets": 2}])
+    agent.hup()
+    traces(world, agent, 2)
+    listening(world, STAYS, GOES, allow=[{"who": ["anyone"], "targets": 2}])
+    agent.hup()
+    traces(world, agent, 3)
+    assert agent.errors.count("traces what is listed now, 1 new probe, 1 probe taken away\n") == 1
+    world.load.call("getppid", "getuid", "getgid")
+    collector.end()
+    agent.end()
+    assert world.stored() == {"getppid": 2000, "getuid": 1000, "getgid": 0}
+
+
 def test_a_change_that_comes_during_one_that_fails_is_made(world: World) -> None:
     """The trace asks for more when nothing more is listed by then."""
     listening(world, STAYS, GOES)

@@ -1,7 +1,9 @@
 """Probes that join a trace of those that an agent lists: who attaches them, for whom, and their numbers."""
 
+import errno
 import json
 import os
+import signal
 import socket
 import sys
 from typing import Any
@@ -144,3 +146,36 @@ def test_a_process_that_fails_before_it_traces_ends(capfd: pytest.CaptureFixture
     assert child != os.getpid()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     assert "kwire: tracer: ValueError: it cannot be closed" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_a_trace_is_told_where_who_answers_it_ends_before(
+    how: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And may ask again."""
+
+    def attach(*_: object) -> None:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(join, "_attach", attach)
+    trace = {"identity": "", "address": "unix:x", "filter": None, "scope": [False, 0, [], []], "buffer": None}
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    theirs.settimeout(60)
+    launched = trace_process._Launched(ours)
+    policy = rules({}, "", MINE)
+    with theirs:
+        handover.send(theirs, json.dumps(trace).encode())
+        assert launched.serve((), policy)
+        for _ in range(2):
+            handover.send(theirs, join.question([], 0))
+            assert launched.serve((), policy)  # another process answers
+            assert launched.serve((), policy)  # it has ended
+            came = handover.receive(theirs)
+            assert came is not None
+            text = json.loads(came[0].partition(b"\0")[0])["error"]["text"]
+            assert "the process that attaches its probes has ended" in text
+            os.wait()
+        launched.close()
+    assert ("Input/output error" in capfd.readouterr().err) == (how == "failed")

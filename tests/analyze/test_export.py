@@ -263,6 +263,20 @@ def test_row_groups_are_bounded_by_rows_and_by_values(
     assert [(row["host"], row["pid"]) for row in rows] == [(f"box{1 + n // 25}", n) for n in range(50)]
 
 
+def test_row_groups_are_bounded_by_bytes(
+    tmp_path: Path, kit: Any, kwire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events with long texts: a group has fewer rows than others."""
+    schema = kit.schema(1, "kprobe:f", [("name", "text", 15_000, "")])
+    items = [kit.event(schema, kit.monotonic + n, ("x" * 14_999,)) for n in range(60)]
+    made, out = kit.write(tmp_path / "a.pcapng", [schema], items), str(tmp_path / "out.parquet")
+    monkeypatch.setattr(export, "ROWS", 4)
+    monkeypatch.setattr(export, "HELD", 200_000)
+    assert kwire("export", made, "-o", out)[0] == 0
+    found = pq.ParquetFile(out).metadata
+    assert [found.row_group(at).num_rows for at in range(found.num_row_groups)] == [12] * 5
+
+
 def test_host_and_probe_are_numbers_of_one_dictionary(rich: str, tmp_path: Path, kwire: Any) -> None:
     out = str(tmp_path / "out.arrow")
     kwire("export", rich, "-o", out)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from kwire.analyze.database import Database
 from kwire.analyze.order import Run
 from kwire.analyze.scan import Scan
 from kwire.analyze.source import Source
+from kwire.packets import spill
 
 FIELDS = (("pid", "u32", 1, ""), ("comm", "str", 1, ""))
 QUERIES = (
@@ -141,6 +143,38 @@ def test_every_type_is_read_again_as_it_was(
     for room in (replays.ROOM, 0, 3000):
         monkeypatch.setattr(replays, "ROOM", room)
         assert kwire("query", path, "--json", sql) == known
+
+
+def test_texts_of_a_query_are_no_tables(
+    late: str, kwire: Any, readings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A text that is the name of a table adds no reading, and no table to what is kept."""
+    kept: list[set[str]] = []
+    share = Database._share
+
+    def keep(self: Database, names: set[str]) -> None:
+        kept.append(names)
+        share(self, names)
+
+    monkeypatch.setattr(Database, "_share", keep)
+    where = "WHERE a.comm <> 'lost' AND b.comm <> 'it''s events'"
+    kwire("query", late, f"SELECT count(*) FROM opened a JOIN opened b USING (time_ns) {where}")
+    assert {"opened"} in kept
+    assert {name for names in kept for name in names} == {"opened"}
+
+
+@pytest.mark.native
+def test_what_is_kept_leaves_room_on_the_disk(
+    late: str, kwire: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a disk on which less than a gigabyte would be free nothing is taken, and that is said."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(replays, "ROOM", 0)
+    monkeypatch.setattr(spill, "FREE", 1 << 62)
+    status, _, errors = kwire("query", late, SEVERAL[0])
+    assert status == 1
+    assert errors.endswith("No space left on device; set TMPDIR to a folder with more room\n")
 
 
 FULL = """

@@ -668,7 +668,8 @@ def test_agents_that_listen_are_asked_for_their_traces(site: Site) -> None:
     source = Answering("web1")
     listener, connector = fetching(site, source)
     site.until(lambda: site.collector.events == 100)
-    assert site.collector.end_traces()
+    site.collector.end_traces()
+    assert site.collector.has_traces()
     connector.close()
     site.until(lambda: source.ended is not None and not site.collector.collected_sessions)
     assert source.asked == 1
@@ -693,7 +694,8 @@ def test_a_collector_that_comes_back_to_a_listening_agent_asks_for_no_second_tra
     site.until(lambda: site.collector.events == 200)
     assert source.asked == 1
     connector.close()
-    assert site.collector.end_traces()
+    site.collector.end_traces()
+    assert site.collector.has_traces()
     site.until(lambda: source.ended is not None and not site.collector.collected_sessions)
     assert numbers(site.captures()[0]) == list(range(200))
     assert complete(site.captures()[0]) == 200

@@ -251,6 +251,29 @@ def test_streams_of_others_are_no_fault_on_any_port_where_they_begin(
     assert list(read(net.pcap(made), ports=(80, 4444))[1].network.found) != []
 
 
+def test_what_was_wrong_with_a_session_is_told_where_its_ends_are_used_again(net: Any, read: Any) -> None:
+    """On a port of others, which nothing is said of but that."""
+    stream = b"".join(net.session())
+    cut = len(stream) // 2
+    segments = [(b"", 0, 2), (stream[:cut], 1, 16)]
+    segments += [(part, 1 + cut + 40, 16) for part in (stream[cut + 40 :], b"?" + stream[cut + 41 :])]
+    segments += [(stream[cut : cut + 40], 1 + cut, 16), (b"", 1 + len(stream), 1), (b"", 1_000_000, 2)]
+    made = [net.ethernet(net.ipv4(net.tcp(*one, ports=(5, 80)), 6)) for one in segments]
+    found, capture = read(net.pcap(made), any_port=True)
+    assert found == net.expected()
+    assert {name: one.count for name, one in capture.network.found.items()} == {"TCP_CONFLICT": 1}
+
+
+def test_what_is_wrong_behind_frames_is_a_fault_on_any_port(net: Any, read: Any) -> None:
+    """Also where it comes with the first of them."""
+    made = [net.ethernet(net.ipv4(net.tcp(b"", 0, 2, ports=(5, 80)), 6))]
+    said = b"".join(net.session(2)) + b"garbage " * 6
+    made += [net.ethernet(net.ipv4(net.tcp(said, 1, ports=(5, 80)), 6))]
+    found, capture = read(net.pcap(made), any_port=True)
+    assert found == net.expected(2)
+    assert {name: one.count for name, one in capture.network.found.items()} == {"BAD_VERSION": 1}
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_a_stream_is_put_in_order_whatever_the_network_did(net: Any, read: Any, seed: int) -> None:
     source = random.Random(seed)

@@ -9,6 +9,7 @@ whose processes, the trace process has told while it still had its privileges. T
 trace has. Their numbers follow those of the trace.
 """
 
+import contextlib
 import json
 import socket
 from array import array
@@ -56,15 +57,21 @@ def answer(connection: socket.socket, trace: bytes, tasks: Sequence[int], rules:
     asked = handover.receive(connection)
     if asked is None:
         return
-    data, descriptors = b"", list[int]()
+    descriptors = list[int]()
     try:
         tracer, new = _attach({**json.loads(asked[0]), **json.loads(trace)}, tasks, rules)
     except KwireError as error:
-        told: dict[str, Any] = requests.failed(error)
+        data = failed(error)
     else:
-        told = {"listed": new}
         data, descriptors = handover.handed(tracer)
-    handover.send(connection, json.dumps(told).encode() + b"\0" + data, descriptors)
+        data = json.dumps({"listed": new}).encode() + b"\0" + data
+    with contextlib.suppress(OSError):  # who asked has gone
+        handover.send(connection, data, descriptors)
+
+
+def failed(error: KwireError) -> bytes:
+    """The answer that says why nothing joins."""
+    return json.dumps(requests.failed(error)).encode() + b"\0"
 
 
 def _attach(trace: Mapping[str, Any], tasks: Sequence[int], rules: Policy) -> tuple[Tracer, list[str]]:

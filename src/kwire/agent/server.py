@@ -175,11 +175,12 @@ class Client(Handler):
     def _changed(self, told: Mapping[str, Any]) -> None:
         """Its trace process has changed its probes, or could not."""
         self._has, self._changing = tuple(told["listed"]), False
+        gone = f", {plural(told['gone'], 'probe')} taken away" if told["gone"] else ""
         if told["problem"]:
-            self._server.say(f"{self.name}: {told['problem']}; its trace goes on as it was", "configuration")
+            rest = f"with what stays{gone}" if gone else "as it was"
+            self._server.say(f"{self.name}: {told['problem']}; its trace goes on {rest}", "configuration")
         else:
             new = f", {plural(told['new'], 'new probe')}" if told["new"] else ""
-            gone = f", {plural(told['gone'], 'probe')} taken away" if told["gone"] else ""
             what = "is listed now" if set(self._aim) <= set(self._has) else "stays of what is listed"
             self._server.say(f"{self.name} traces what {what}{new}{gone}", "trace_changed")
         if self._wants != self._aim and not self.go_by(self._wants):

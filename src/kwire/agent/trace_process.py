@@ -173,7 +173,7 @@ class _Launched:
         self._more = more
         self._begun = b""
         self._tasks: list[int] = []
-        self._answering: socket.socket | None = None  # closed at its other end when the answer is given
+        self._answering: socket.socket | None = None  # over which a process says that it has answered
 
     @property
     def waits(self) -> socket.socket:
@@ -185,6 +185,8 @@ class _Launched:
         Whether it may ask again: not where it has gone, or there can be no more processes, which it sees.
         """
         if self._answering is not None:
+            if not self._answering.recv(1):
+                self._tell_failure()
             self._answering.close()
             self._answering = None
         elif not self._begun:  # this is told by who has all privileges, in one go
@@ -201,17 +203,25 @@ class _Launched:
                     return False
                 self._answering, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with other:
-                    _fork(lambda: self._answer(own, rules))
+                    _fork(lambda: self._answer(other, own, rules))
             except OSError:
                 return False
         return True
 
-    def _answer(self, own: Sequence[_Closeable | None], rules: Policy) -> None:
-        """In a process of its own: answer what it asks."""
+    def _answer(self, done: socket.socket, own: Sequence[_Closeable | None], rules: Policy) -> None:
+        """In a process of its own: answer what it asks, and say over `done` that this is done."""
         more, tasks = self._more.dup(), list(map(os.dup, self._tasks))
         _close(own)
+        join.answer(more, self._begun, tasks, rules)
+        done.send(b".")
+
+    def _tell_failure(self) -> None:
+        """Answer in the place of a process that has ended before it did."""
+        error = KwireError(
+            "trace", "more", "the process that attaches its probes has ended", "change them again"
+        )
         with contextlib.suppress(OSError):  # who asked has gone
-            join.answer(more, self._begun, tasks, rules)
+            handover.send(self._more, join.failed(error))
 
     def close(self) -> None:
         """Forget it."""
@@ -416,11 +426,12 @@ class _TraceProcess:
         if not more:
             self._go_by(0)
             return
-        attached = sum(part.recording.recorder.attached for part in self.parts)
+        each = ((part.recording.recorder, part.without(self.stays)) for part in self.parts)
+        attached = sum(recorder.attached_without(going) for recorder, going in each)
         try:
             handover.send(self.more, join.question(self.listed, attached))
         except OSError:
-            self._told_changed(0, 0, "the process that loads programs could start none for it")
+            self._go_by(0, "the process that loads programs could start none for it")
         else:
             self.loop.add(self.more.fileno(), READ, self._answered)
 
@@ -438,7 +449,7 @@ class _TraceProcess:
                 requests.answered(told)
             new = self._join(Recorder.taken(handover.taken(data, descriptors)[0]), tuple(told["listed"]))
         except (KwireError, OSError) as error:
-            self._told_changed(0, 0, str(error))
+            self._go_by(0, str(error))
         else:
             self._go_by(new)
 
@@ -466,8 +477,10 @@ class _TraceProcess:
         recording.start([sink])
         return len(schemas)
 
-    def _go_by(self, new: int) -> None:
-        """Take away what is of none of the specs that stay, and tell the server."""
+    def _go_by(self, new: int, problem: str = "") -> None:
+        """Take away what is of none of the specs that stay, and tell the server: how many probes are new, and
+        gone, or why none are new.
+        """
         gone, parts = 0, list[_Part]()
         for at, part in enumerate(self.parts):
             recorder = part.recording.recorder
@@ -484,10 +497,6 @@ class _TraceProcess:
                 parts.append(part._replace(listed=stays))
         self.parts = parts
         self._round()
-        self._told_changed(new, gone, "")
-
-    def _told_changed(self, new: int, gone: int, problem: str) -> None:
-        """Tell the server what it traces now, how many probes are new, how many gone; or why all stays."""
         told = {"op": "changed", "listed": self.listed, "new": new, "gone": gone, "problem": problem}
         self.channel.tell(Type.REQUEST, told)
         self._flush()

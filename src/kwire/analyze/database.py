@@ -19,11 +19,12 @@ from kwire.analyze.capture_summary import CaptureSummary
 from kwire.analyze.replays import Replays
 from kwire.analyze.scan import Progress, Scan
 from kwire.analyze.selection import Selection
-from kwire.analyze.shared import Growing, Shared
+from kwire.analyze.shared import BatchBuilder, Shared
 from kwire.analyze.source import Source, UnforeseenError
 from kwire.analyze.tables import Table, Tables
 from kwire.analyze.zone import local_time
 from kwire.errors import KwireError
+from kwire.packets import spill
 from kwire.packets.open import NetworkCapture
 from kwire.view.table import cause_text
 from kwire.view.text import safe
@@ -44,6 +45,7 @@ COUNTED: Final = frozenset({"lost", "probes"})  # tables that are known once the
 EXPLAIN: Final = "EXPLAIN (FORMAT JSON)\n"  # a line of its own: columns stay what they are
 
 _PLACE = re.compile(r"\n+LINE (\d+): ([^\n]*)\n( *)\^", re.S)
+_LITERAL = re.compile(r"'(?:[^']|'')*'")
 _WORD = re.compile(r"\w+")  # what every name of a table is; see tables._identifier
 _KIND = re.compile(r"^[A-Z][A-Za-z ]*Error: ")
 _HINT = re.compile(r"\n(Did you mean [^\n]*|Candidate bindings: [^\n]*)")
@@ -133,7 +135,7 @@ class Questions:
         duckdb = _duckdb()
         self.interrupted = False
         """Whether `interrupt` was called."""
-        self._directory = tempfile.TemporaryDirectory(prefix="kwire-query-")
+        self._directory = tempfile.TemporaryDirectory(prefix="kwire-query-", dir=spill.folder())
         config = LOCKED | {"temp_directory": self._directory.name}
         self._connection = duckdb.connect(":memory:", config=config)
         self._needed: set[str] | None = None
@@ -169,7 +171,6 @@ class Questions:
         except duckdb.Error as error:
             if self.failures:
                 raise self.failures[0] from None
-            self._refused()
             message = str(error)
             if complaint.partition("\n")[0] == message.partition("\n")[0]:
                 message, before = complaint, before - 1  # it tells the place, one line too far down
@@ -213,9 +214,6 @@ class Questions:
     def _check(self, statements: list[str], sql: str) -> None:
         """Look at statements before they are run."""
 
-    def _refused(self) -> None:
-        """DuckDB cannot run a statement: raise something else where that tells nothing."""
-
     def _plan(self, statement: str) -> str:
         """Find out which columns a statement uses (all where DuckDB does not tell); gives its complaint."""
         import json
@@ -241,7 +239,7 @@ class Database(Questions):
     """
 
     __slots__ = (
-        *("_reading", "_replays", "_shared", "_source", "_summary", "_words"),
+        *("_names", "_reading", "_replays", "_shared", "_source", "_summary", "_words"),
         *("decoded", "progress", "selection", "tables"),
     )
 
@@ -290,7 +288,7 @@ class Database(Questions):
             else:
                 self._reading = capture
             scan = Scan(capture, self.selection.only(wanted), self.progress, watch=watch)
-            fill, events = arrow.Fill(), Growing(self._shared, needed)
+            fill, events = arrow.Fill(), BatchBuilder(self._shared, needed)
             for block in scan:
                 table = known.find(block.schema)
                 if table is None:
@@ -330,14 +328,15 @@ class Database(Questions):
 
     def _check(self, statements: list[str], sql: str) -> None:
         self._words = set(_WORD.findall(sql.casefold()))
+        self._names = set(_WORD.findall(_LITERAL.sub(" ", sql).casefold()))
         if not self._summary.read and not self._is_read_once(statements):
             raise UnforeseenError
 
     def _plan(self, statement: str) -> str:
         complaint = super()._plan(statement)
         names = [*(table.name for table in self.tables), "events"]
-        again = self._scanned - len(self._words & COUNTED) > 1 or "recursive" in self._words
-        self._share({name for name in names if name.casefold() in self._words} if again else set())
+        again = self._scanned - len(self._names & COUNTED) > 1 or "recursive" in self._names
+        self._share({name for name in names if name.casefold() in self._names} if again else set())
         return complaint
 
     def _share(self, names: set[str]) -> None:

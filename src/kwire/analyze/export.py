@@ -29,6 +29,7 @@ ROWS: Final = 1 << 16  # of a record batch at most …
 CELLS: Final = 1 << 24  # … and values, null or not: a row has a place for every column
 COUNT: Final = 20  # digits of what a file tells of its capture, at most …
 GROUP: Final = 1 << 18  # rows of a row group at most, and 2 * CELLS values: each column of one costs 40 µs
+HELD: Final = 64 << 20  # … and bytes of its record batches, which wait for the last of them
 TOGETHER: Final = 1 << 13  # values that Parquet encodes at a time
 SLACK: Final = 1 << 14  # … and bytes for what else it may turn out to have to tell
 TIMES: Final = ("time", "time_ns")  # columns of wall clocks
@@ -234,14 +235,15 @@ def _parquet(export: Export, out: Any) -> None:
 def _grouped(batches: Iterable[Any]) -> Iterator[list[Any]]:
     """Record batches, those together that are to be a row group."""
     held: list[Any] = []
-    rows = 0
+    rows = size = 0
     for batch in batches:
         count = rows + batch.num_rows
-        if held and (count > GROUP or count * batch.num_columns > 2 * CELLS):
+        if held and (count > GROUP or count * batch.num_columns > 2 * CELLS or size + batch.nbytes > HELD):
             yield held
-            held, rows = [], 0
+            held, rows, size = [], 0, 0
         held.append(batch)
         rows += batch.num_rows
+        size += batch.nbytes
     if held:
         yield held
 

@@ -2,9 +2,10 @@
 
 Invariants: each who asks gets all batches of a table, in their order; the reading goes on only when somebody
 wants what has not come yet, and what breaks it off breaks off all. Memory is bounded: ROOM bytes of batches,
-others lie in a file without a name.
+others lie in a file without a name, which never fills its disk.
 """
 
+import errno
 import os
 from collections.abc import Container, Generator, Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import IO, Any, Final, NamedTuple
 
 from kwire.analyze import arrow
 from kwire.errors import KwireError
+from kwire.packets.spill import LOOKED, has_room, read_again
 
 ROOM: Final = 64 << 20  # bytes of batches in memory, about
 
@@ -30,7 +32,18 @@ class Replays:
     columns not in `wanted` are null in all of them (None: all are wanted). `folder`: where the file lies.
     """
 
-    __slots__ = ("_error", "_file", "_fill", "_folder", "_kept", "_lock", "_reading", "_room", "_schemas")
+    __slots__ = (
+        "_error",
+        "_file",
+        "_fill",
+        "_folder",
+        "_kept",
+        "_lock",
+        "_looked",
+        "_reading",
+        "_room",
+        "_schemas",
+    )
 
     def __init__(
         self,
@@ -47,6 +60,7 @@ class Replays:
         }
         self._fill = arrow.Fill()
         self._room, self._folder = ROOM, folder
+        self._looked = 0  # bytes of the file up to which there is room
         self._file: IO[bytes] | None = None
         self._error: BaseException | None = None
         self._lock = Lock()  # DuckDB asks from several threads
@@ -70,6 +84,7 @@ class Replays:
         """Break off the reading, and let go of what is kept."""
         with self._lock:  # a thread may be reading
             self._reading.close()
+            self._error = self._error or KwireError("read", "what was kept", "the reading was broken off")
             if self._file is not None:
                 with suppress(OSError):  # what could not be written is told already
                     self._file.close()
@@ -103,6 +118,10 @@ class Replays:
 
                 self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  # until `close`
             at = self._file.tell()
+            if at + len(data) > self._looked:
+                if not has_room(self._file.fileno(), LOOKED + len(data)):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._looked = at + len(data) + LOOKED
             self._file.write(data)
             self._file.flush()
         except OSError as error:
@@ -117,7 +136,7 @@ class Replays:
         schema, fields = self._schemas[table]
         if fields:
             assert self._file is not None  # it lies there
-            data = os.pread(self._file.fileno(), kept.size, kept.at)
+            data = read_again(self._file.fileno(), kept.size, kept.at)
             read = pa.ipc.read_record_batch(pa.py_buffer(data), pa.schema(fields))
             found = {field.name: read.column(place) for place, field in enumerate(fields)}
         made = [found.get(field.name) for field in schema]

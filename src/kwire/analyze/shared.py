@@ -49,7 +49,7 @@ class Shared:
         self, blocks: Iterable[tuple[Table, Block]], wanted: Container[str] | None = None
     ) -> Iterator[Any]:
         """The blocks as record batches; columns not in `wanted` are null (None: all are wanted)."""
-        gathered = Growing(self, wanted)
+        gathered = BatchBuilder(self, wanted)
         for table, block in blocks:
             yield from gathered.add(table, block)
         yield from gathered.rest()
@@ -104,7 +104,7 @@ class Shared:
         return pa.array(list(numbers)).take(pa.array(gathering.each([numbers[one] for one in each], "i4")))
 
 
-class Growing:
+class BatchBuilder:
     """The rows of `events` that are to be a record batch, as blocks come."""
 
     __slots__ = ("_events", "_held", "_shapes", "_shared", "_wanted")

@@ -330,7 +330,8 @@ class Run:
         self.ending = True
         for connector in self.connectors:
             connector.close()
-        if self.collector.end_traces():
+        self.collector.end_traces()
+        if self.collector.has_traces():
             self.collector.finished = self._look
             self.loop.at(self.loop.now() + LAST_WORDS, self.loop.stop)
         else:
@@ -370,9 +371,7 @@ class Run:
         return summary
 
     def _look(self) -> None:
-        if not any(
-            collected_session.origin for collected_session in self.collector.collected_sessions.values()
-        ):
+        if not self.collector.has_traces():
             self.loop.stop()
 
     def _troubled(self, problem: KwireError) -> None:

@@ -340,6 +340,7 @@ class Collector(Handler):
         collected_session = self.collected_sessions.get(peer.session)
         if new is State.SUSPENDED and collected_session is not None and not self.stopped:
             self.say(f"{collected_session.name} is gone for now: {why}", "session_lost")
+        self.finished()
 
     def closed(self, peer: Peer, why: str) -> None:
         """The session has ended, for good or until it is taken up again."""
@@ -667,9 +668,8 @@ class Collector(Handler):
         self.collected_sessions.pop(collected_session.session, None)
         self.tokens.pop(collected_session.session.token, None)
 
-    def end_traces(self) -> bool:
-        """Ask the agents that we connected to for the end of their traces; whether there are any."""
-        asked = False
+    def end_traces(self) -> None:
+        """Ask the agents that we connected to for the end of their traces."""
         for collected_session in list(self.collected_sessions.values()):
             if (
                 collected_session.origin
@@ -677,8 +677,16 @@ class Collector(Handler):
                 and collected_session.session.state is State.ESTABLISHED
             ):
                 collected_session.peer.do(partial(self._request, collected_session, {"op": "stop"}))
-                asked = True
-        return asked
+
+    def has_traces(self) -> bool:
+        """Whether agents that we connected to have traces that have not ended."""
+        return any(
+            collected_session.origin
+            and collected_session.peer is not None
+            and not collected_session.peer.ended
+            and collected_session.session.state in (State.ESTABLISHED, State.DRAINING)
+            for collected_session in self.collected_sessions.values()
+        )
 
     def stop(self) -> None:
         """Make all safe, acknowledge it, give every capture its ending; sessions can be resumed later."""

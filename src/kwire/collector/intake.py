@@ -39,7 +39,7 @@ from kwire.words import are, plural
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
-    from nats.js.api import ConsumerConfig, ConsumerInfo
+    from nats.js.api import ConsumerConfig
 
     from kwire.collector.collector import Collector
 
@@ -145,6 +145,37 @@ class _Session:
         return (self.entry.name if self.entry else "") or self.session
 
 
+class Settled:
+    """Up to where in the stream all is acknowledged, or gone, where the broker does not say it: it may never
+    do so of a group that always has something to acknowledge. What was delivered so long ago that it would
+    have been delivered again, as we have asked for messages all the time, is settled where nothing was.
+    """
+
+    __slots__ = ("_delivered", "_paused", "_since", "_upto")
+
+    def __init__(self) -> None:
+        self._paused = True
+        self._delivered = self._upto = 0
+        self._since = 0.0  # when the broker had delivered up to there
+
+    def paused(self) -> None:
+        """For a while we have not asked, or were not answered."""
+        self._paused = True
+
+    def look(self, delivered: int, redelivered: int, now: float) -> int:
+        """The sequence number up to where all is settled. `delivered`: that of the last message delivered;
+        `redelivered`: messages that were delivered again and are not acknowledged; `now`: in seconds.
+        """
+        if delivered < self._delivered:  # the stream is another one
+            self._upto, self._paused = 0, True
+        if self._paused:
+            self._since, self._delivered, self._paused = now, delivered, False
+        elif not redelivered and now >= self._since + 2 * ACK_WAIT:
+            self._upto = self._delivered
+            self._since, self._delivered = now, delivered
+        return self._upto
+
+
 class Intake:
     """Takes sessions from a broker into the stores of a collector. `stop` before the collector's."""
 
@@ -169,7 +200,7 @@ class Intake:
         self._asked = 0  # messages that the broker may still deliver
         self._stopping = False
         self._floor = 0  # up to here everything in the stream is acknowledged
-        self._delivered_by = (0.0, 0, 0)  # when the broker had delivered up to here; what was settled then
+        self._settled = Settled()
         collector.intake = self
         self._forgotten: dict[str, set[int]] = {}  # sessions → numbers of messages that were counted
         for stored in collector.storage.all():
@@ -186,6 +217,7 @@ class Intake:
             each.waiting.clear()
             each.known = False
         self._bytes = self._asked = 0
+        self._settled = Settled()
         await self._consumer(connection)
         if not self.reached:
             self.reached = True
@@ -245,16 +277,20 @@ class Intake:
             if self._asked <= 0 and self._bytes < MOST_WAITING and not self._stopping:
                 self._asked = PULL
                 await connection.nc.publish(subject, request, inbox)
+            elif self._asked <= 0:
+                self._settled.paused()
             try:
                 await asyncio.wait_for(self._room.wait(), PATIENCE + 1.0)
             except TimeoutError:
                 self._asked = 0  # the answer was lost
+                self._settled.paused()
 
     async def _delivered(self, connection: Connection, handle: "Msg") -> None:
         """A message, or that there are no more at present."""
         status = handle.headers.get("Status") if handle.headers and not handle.data else None
         if status is not None:
             if status == "503":  # the group's consumer has no leader at present
+                self._settled.paused()
                 await asyncio.sleep(TICK)
             if status != "100":
                 self._asked = 0
@@ -600,29 +636,18 @@ class Intake:
             asked = now
             try:
                 info = await connection.js.consumer_info(names.STREAM, self._group)
-                self._floor = self._settled(info, now)
+                delivered = info.delivered.stream_seq if info.delivered else 0
+                settled = self._settled.look(delivered, info.num_redelivered or 0, now)
+                self._floor = max(acknowledged(info), settled)
                 self.pending = (info.num_pending or 0) + (info.num_ack_pending or 0)
             except Exception:  # whatever the client failed at: another time
                 self.pending = None
+                self._settled.paused()
             for each in due:
                 if not each.busy:
                     each.pause = min(2 * each.pause, IDLE[1])
                     each.look = now + each.pause
                     each.task = loop.create_task(self._glance(connection, each))
-
-    def _settled(self, info: "ConsumerInfo", now: float) -> int:
-        """Up to where in the stream all is acknowledged, or gone. Of a group that always has something to
-        acknowledge the broker may never say it; but what was delivered so long ago that it would have been
-        delivered again is settled where nothing is that was.
-        """
-        delivered = info.delivered.stream_seq if info.delivered else 0
-        since, then, settled = self._delivered_by
-        if delivered < then:  # the stream is another one
-            since, then, settled = now, delivered, 0
-        elif not info.num_redelivered and now >= since + 2 * ACK_WAIT:
-            since, then, settled = now, delivered, then
-        self._delivered_by = since, then, settled
-        return max(acknowledged(info), settled)
 
     async def _clean(self, connection: Connection) -> None:
         """See now and then that the bucket knows no more than is needed."""

@@ -18,7 +18,7 @@ import select
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 
 from kwire.hints import TYPE_CHECKING, Protocol
 from kwire.lazy import NamedTuple
@@ -384,12 +384,16 @@ class Recorder:
     @property
     def attached(self) -> int:
         """How many shapes of events its probes give that are attached."""
+        return self.attached_without(())
+
+    def attached_without(self, probes: Container[int]) -> int:
+        """The same without those of some probes."""
         if self.over:
             return 0
         owner = count = 0  # a probe's shapes follow each other
         for schema in self.plan.schemas:
             owner = schema.id if schema.id in self.plan.asked_by else owner
-            count += owner not in self.removed
+            count += owner not in self.removed and owner not in probes
         return count
 
     def produced_by(self, probe: int) -> int:

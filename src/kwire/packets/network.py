@@ -369,8 +369,7 @@ class Network:
                 self.trouble(Trouble.TCP_GAP, f"{flow.name} ends inside a frame")
             self._remark(Remark.RETRANSMISSION, stream.again)
             self._remark(Remark.REORDERED, stream.late)
-            if stream.conflicts and (splitter.concerns if splitter is not None else self._any_ours(flow)):
-                self.trouble(Trouble.TCP_CONFLICT, flow.name, stream.conflicts)
+            self._tell_conflicts(flow, direction)
         known = [splitter for splitter in flow.splitters if splitter is not None]
         if (
             not flow.dead
@@ -422,12 +421,14 @@ class Network:
             splitter = flow.splitters[direction]
             if piece.start and splitter is not None and splitter.partial and splitter.found:
                 self.trouble(Trouble.TCP_GAP, f"{flow.name} begins anew inside a frame")
+            if piece.start:
+                self._tell_conflicts(flow, direction)
             if piece.start or splitter is None:
                 splitter = Splitter(piece.start, patient=self._any_ours(flow), expects=flow.expects)
                 flow.splitters[direction] = splitter
             if piece.hole:
                 splitter.hole(piece.hole)
-                if splitter.concerns:
+                if splitter.reported:
                     self.trouble(Trouble.TCP_GAP, f"{plural(piece.hole, 'byte')} of {flow.name}")
             if not piece.data:
                 continue
@@ -437,6 +438,13 @@ class Network:
             self._problems(splitter)
             if splitter.lost and not flow.dead:
                 self._lose(flow, splitter)
+
+    def _tell_conflicts(self, flow: Flow, direction: int) -> None:
+        """Of a connection that has ended."""
+        stream, splitter = flow.streams[direction], flow.splitters[direction]
+        if stream.conflicts and (splitter.reported if splitter is not None else self._any_ours(flow)):
+            self.trouble(Trouble.TCP_CONFLICT, flow.name, stream.conflicts)
+        stream.conflicts = 0
 
     def _problems(self, splitter: Splitter) -> None:
         """Count what a stream's splitter has found wrong."""

@@ -94,8 +94,7 @@ class Spill:
         if self._file is None:
             import tempfile  # which imports much, for what most captures do not need
 
-            folder = None if "TMPDIR" in os.environ or not os.access(FOLDER, os.W_OK) else FOLDER
-            self._file = tempfile.TemporaryFile(buffering=0, dir=folder)  # noqa: SIM115  # `close` closes it
+            self._file = tempfile.TemporaryFile(buffering=0, dir=folder())  # noqa: SIM115  # `close` closes it
             self._room = max(self._room, 0) + ENTRY * (LOOKED // ENTRY)  # of the places
         self._room -= ENTRY
         count, mixed = len(frames), isinstance(frames, Mixed)
@@ -104,8 +103,7 @@ class Spill:
         first, end = int(offsets.min()), int(offsets[at]) + len(frames.frame_bytes(at))
         more = end - first + (8 if mixed else 4) * count
         if self._size + more > self._looked:
-            there = os.statvfs(self._file.fileno())
-            if there.f_bavail * there.f_frsize < FREE + LOOKED + more:
+            if not has_room(self._file.fileno(), LOOKED + more):
                 return None
             self._looked = self._size + more + LOOKED
         if self._room < 0:
@@ -126,7 +124,7 @@ class Spill:
 
         assert self._file is not None  # as there are places in it
         size = place.size + (4 if place.sections is None else 8) * place.count
-        data = memoryview(_read(self._file.fileno(), size, place.at))
+        data = memoryview(read_again(self._file.fileno(), size, place.at))
         numbers = np.frombuffer(data[place.size :], np.uint32)
         offsets = array("Q")
         offsets.frombytes(numbers[: place.count].astype(np.uint64).data.cast("B"))
@@ -135,8 +133,19 @@ class Spill:
         return Mixed(data[: place.size], offsets, place.sections, numbers[place.count :])
 
 
-def _read(fd: int, size: int, at: int) -> bytearray:
-    """So many bytes of a file."""
+def folder() -> str | None:
+    """Where files with what was read lie: in TMPDIR, or on a disk; None: where Python puts such files."""
+    return None if "TMPDIR" in os.environ or not os.access(FOLDER, os.W_OK) else FOLDER
+
+
+def has_room(fd: int, size: int) -> bool:
+    """Whether the disk of a file takes so many bytes more, and has some free then. Raises OSError."""
+    there = os.statvfs(fd)
+    return there.f_bavail * there.f_frsize >= FREE + size
+
+
+def read_again(fd: int, size: int, at: int) -> bytearray:
+    """So many bytes of a file with what was read. Raises CaptureError."""
     data = bytearray(size)
     view, done = memoryview(data), 0
     while done < size:

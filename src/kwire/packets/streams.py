@@ -288,7 +288,7 @@ class Splitter:
         return len(self._buffer)
 
     @property
-    def concerns(self) -> bool:
+    def reported(self) -> bool:
         """Whether what is wrong with it is told: of a stream of others, on a port of others, nothing is."""
         return self.found or self._patient
 
@@ -323,8 +323,6 @@ class Splitter:
             before = len(self._buffer)
             part = self._frames()
             if part is not None:
-                self.found = True
-                self._searched = 0
                 yield part
             elif self.problems:
                 yield Found(b"", array("Q"))
@@ -341,6 +339,8 @@ class Splitter:
             offsets += step[:count]
         if self._raw and any(data[place] & 15 in SESSION_TYPES for place in offsets):
             self._raw = False
+        if offsets:
+            self.found, self._searched = True, 0
         rest = self._judge(at)
         self._buffer = data[rest:]
         return Found(data, offsets) if offsets else None
@@ -363,7 +363,7 @@ class Splitter:
             if wrong == {Code.TRUNCATED_PAYLOAD}:
                 return at
             sound = frame is not None and not wrong & _HEADER_CODES
-            if sound or self.concerns:
+            if sound or self.reported:
                 self.problems += [one._replace(offset=one.offset - at) for one in problems[:1]]
             if frame is not None and sound:
                 return at + frame.header.length
