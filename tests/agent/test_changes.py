@@ -824,18 +824,20 @@ def test_a_trace_takes_probes_again_after_some_found_no_place(world: World) -> N
 def test_what_is_not_listed_any_more_goes_also_where_what_is_new_fails(world: World) -> None:
     """And does not count among the targets that are allowed."""
     missing = "tracepoint:syscalls:sys_enter_nonesuch"
-    listening(world, STAYS, GOES)
+    rules = world.path / "rules.toml"
+    rules.write_text('[[allow]]\nwho = ["anyone"]\ntargets = 2\n')
+    listening(world, STAYS, GOES, policy=str(rules))
     agent = listening_agent(world)
     collector = fetching_collector(world)
     traces(world, agent)
-    listening(world, STAYS, missing)
+    listening(world, STAYS, missing, policy=str(rules))
     agent.hup()
     until(lambda: "its trace goes on with what stays, 1 probe taken away\n" in agent.errors)
     world.load.call("getppid", "getuid", "getgid")
-    listening(world, STAYS, COMES, allow=[{"who": ["anyone"], "targets": 2}])
+    listening(world, STAYS, COMES, policy=str(rules))
     agent.hup()
     traces(world, agent, 2)
-    listening(world, STAYS, GOES, allow=[{"who": ["anyone"], "targets": 2}])
+    listening(world, STAYS, GOES, policy=str(rules))
     agent.hup()
     traces(world, agent, 3)
     assert agent.errors.count("traces what is listed now, 1 new probe, 1 probe taken away\n") == 1

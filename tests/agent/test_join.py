@@ -55,6 +55,9 @@ def test_targets_are_those_that_the_trace_has_and_those_that_join_it() -> None:
     policy = rules({"allow": [{"who": ["anyone"], "targets": 3}]}, "", MINE)
     told, _ = asked(policy, {}, {"listed": MINE[:1], "attached": 3})
     assert "allows 3 attach points, these are 1 beside 3 of the trace" in told["error"]["text"]
+    for number in (-1, "0"):
+        told, _ = asked(policy, {}, {"listed": MINE[:1], "attached": number})
+        assert "a trace has no such number of attach points" in told["error"]["text"]
     told, tracer = asked(policy, {}, {"listed": MINE[:1], "attached": 2})
     tracer.close()
     assert told == {"listed": MINE[1:]}

@@ -268,7 +268,7 @@ def test_row_groups_are_bounded_by_bytes(
 ) -> None:
     """Events with long texts: a group has fewer rows than others."""
     schema = kit.schema(1, "kprobe:f", [("name", "text", 15_000, "")])
-    items = [kit.event(schema, kit.monotonic + n, ("x" * 14_999,)) for n in range(60)]
+    items = [kit.event(schema, kit.monotonic + n, (b"x" * 14_999,)) for n in range(60)]
     made, out = kit.write(tmp_path / "a.pcapng", [schema], items), str(tmp_path / "out.parquet")
     monkeypatch.setattr(export, "ROWS", 4)
     monkeypatch.setattr(export, "HELD", 200_000)

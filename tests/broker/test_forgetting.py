@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import Server, ask, messages
+from brokers import Server, ask, free_ports, messages, needed
 from fault_judge import look_into
 from test_fleet import AGENT, FOLDERS, Fleet, agent
 from waiting import until
@@ -24,7 +24,7 @@ from kwire.broker.address import parse_broker
 from kwire.broker.claims import Claims, Span
 from kwire.broker.client import BrokerError, Connection
 from kwire.broker.forgetting import Cleaner, Forgotten, forget
-from kwire.broker.names import CLEANED, claims_key, schema_key, session_key
+from kwire.broker.names import BUCKET, CLEANED, claims_key, schema_key, session_key
 from kwire.broker.sessions import Entry
 
 
@@ -117,6 +117,43 @@ def test_who_is_silent_is_judged_by_the_brokers_clock(server: Server, hours: int
     assert found.stdout.splitlines()[-1].split()[2] == "live"
     assert 0 < session["silent"] < 1800
     assert 0 < session["heard"] < 1800
+
+
+def test_a_mark_in_the_place_of_the_brokers_clock_is_removed(server: Server) -> None:
+    """As `nats kv del` leaves one."""
+    mark = {"KV-Operation": "DEL"}
+
+    async def delete(nc: Any, js: Any) -> None:
+        await js.publish(f"$KV.{BUCKET}.{CLEANED}", b"", headers=mark)
+
+    ask(server.url, delete)
+    assert kwire("fleet", "status", server.url).returncode == 0
+
+
+def test_who_may_only_read_is_told_by_which_clock(tmp_path: Path) -> None:
+    """The fleet is shown; nothing is forgotten by it."""
+    needed()
+    port = free_ports(1)[0]
+    allowed = 'publish: { deny: "$KV.>" }'
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    reader = f"{{ user: reads, password: secret, permissions: {{ {allowed} }} }}"
+    users = f"authorization {{ users: [ {{ user: all, password: secret }}, {reader} ] }}"
+    with Server(tmp_path / "broker", port, users) as server:
+        login = ["--nats-user", "all", "--nats-password", str(secret)]
+        assert kwire("fleet", "init", server.url, *login).returncode == 0
+        job = [sys.executable, "-c", AGENT, "--to", server.url, "--name", "web1", "fault:probe", "-d", "0.1"]
+        subprocess.run([*job, *login], check=True, env={**os.environ, "PYTHONPATH": FOLDERS})
+        login[1] = "reads"
+        shown = kwire("fleet", "status", server.url, *login)
+        forgotten = kwire("fleet", "forget", server.url, "web1", *login)
+    assert shown.returncode == 0, shown.stderr
+    assert "web1" in shown.stdout
+    why = "read the broker's clock: nothing can be written to the bucket"
+    assert f"{why}; let this user write to it, or make room; who is silent is told by this" in shown.stderr
+    assert forgotten.returncode == 1
+    assert why in forgotten.stderr
 
 
 def test_uncollected_messages_are_removed_where_that_is_asked_for(server: Server) -> None:

@@ -76,6 +76,9 @@ def failed(error: KwireError) -> bytes:
 
 def _attach(trace: Mapping[str, Any], tasks: Sequence[int], rules: Policy) -> tuple[Tracer, list[str]]:
     """What the policy lists and the trace has not, attached, and its specs. Raises KwireError."""
+    attached = trace["attached"]
+    if not isinstance(attached, int) or attached < 0:  # it is told by who reads the network
+        raise PolicyError("trace", "", "a trace has no such number of attach points", "")
     grant = rules.grant(trace["identity"], trace["address"])
     listed = grant.listed if grant is not None else ()
     new = [spec for spec in listed if spec not in trace["listed"]]
@@ -86,7 +89,7 @@ def _attach(trace: Mapping[str, Any], tasks: Sequence[int], rules: Policy) -> tu
         grant.check(wanted)
         follow, main, without, pids = trace["scope"]
         plan = wanted.plan(Scope(follow, main, tuple(without), tuple(pids)), apart=True)
-    grant.check_schemas(plan.schemas, wanted, trace["attached"])
+    grant.check_schemas(plan.schemas, wanted, attached)
     return handover.attached(plan, trace["buffer"], tasks), new
 
 

@@ -7,7 +7,7 @@
 
 Invariants: server and launcher share a socket over which only descriptors travel, and that a policy which was
 read anew counts from now on; the launcher is told what is in it by the process that has read it
-(`kwire.cli.join`), never by the server; server and trace process share one that carries frames
+(`kwire.cli.reload`), never by the server; server and trace process share one that carries frames
 (`kwire.agent.channel`); whoever sees the other end closed ends, so nothing outlives the server; the policy is
 asked in the trace process too; a trace process never waits for the server once it traces: what finds no room
 is counted LOST.

@@ -83,6 +83,10 @@ class NoBrokerClientError(KwireError):
     """nats-py is not installed."""
 
 
+CLOCK_TRIES: Final = 5
+"""Writes of others may come between."""
+
+
 class Connection:
     """A connection that is there: the client, JetStream, and the bucket."""
 
@@ -170,11 +174,20 @@ class Connection:
         return 0 if told.get("duplicate") else int(told["seq"])
 
     async def now(self) -> float:
-        """The broker's time, in seconds since 1970: that of a write of ours, which changes nothing."""
-        while True:
+        """The broker's time, in seconds since 1970: that of a write of ours, which changes nothing.
+        BrokerError where we may not write, or the broker has no room.
+        """
+        for _ in range(CLOCK_TRIES):
             value, revision = await self.get(CLEANED)
-            if await self.swap(CLEANED, value or b"0", revision):
-                return await self.written(CLEANED)
+            try:
+                if await self.swap(CLEANED, value or b"0", revision):
+                    return await self.written(CLEANED)
+            except TimeoutError:  # so do brokers refuse, by permission
+                break
+            if not revision:
+                await self.remove(CLEANED)  # a mark that somebody has deleted it
+        cause = "nothing can be written to the bucket"
+        raise BrokerError("read", "the broker's clock", cause, "let this user write to it, or make room")
 
 
 def acknowledged(info: "ConsumerInfo") -> int:

@@ -117,6 +117,9 @@ async def forget(connection: Connection, address: BrokerAddress, which: str, for
     still to be collected and `force` is not given.
     """
     found = await overview(connection, address, 0.0)
+    if found.clock and not force:
+        cure = "see that the agent is gone; --force does without its clock"
+        raise BrokerError("forget", which, found.clock, cure)
     groups = {one.name for one in found.groups}
     every = [_Candidate(one.host, one.session, _uncollected(one, groups), one) for one in found.sessions]
     try:

@@ -58,18 +58,22 @@ class SessionView(NamedTuple):
 
 
 class Overview(NamedTuple):
-    """A fleet: messages and bytes of the stream, its groups and sessions."""
+    """A fleet: messages and bytes of the stream, its groups and sessions. `clock`: why times are by this
+    machine's clock; empty: they are by the broker's.
+    """
 
     messages: int
     bytes: int
     groups: list[Group]
     sessions: list[SessionView]
+    clock: str
 
 
 async def overview(connection: Connection, address: BrokerAddress, seconds: float) -> Overview:
-    """Look, and again after so many seconds, for rates; times are by the broker's clock. BrokerError where
-    the broker does not tell.
+    """Look, and again after so many seconds, for rates; times are by the broker's clock, where that can be
+    read. BrokerError where the broker does not tell.
     """
+    clock = ""
     info = await stream(connection.js, address)
     if info is None:
         raise absent(f"stream {names.STREAM}", address)
@@ -85,7 +89,10 @@ async def overview(connection: Connection, address: BrokerAddress, seconds: floa
         await asyncio.sleep(seconds)
         after = dict(zip(sessions, await _each(sessions, lambda one: last_of(connection, one)), strict=True))
         passed = max(time.monotonic() - start, 1e-3)
-        now = await connection.now()
+        try:
+            now = await connection.now()
+        except BrokerError as error:
+            now, clock = time.time(), str(error)
         claims: dict[str, dict[str, Claims]] = {}
         known = [key for key in keys if key.startswith("claims.")]
         for key, found in zip(known, await _each(known, lambda one: _claims(connection, one)), strict=True):
@@ -101,7 +108,7 @@ async def overview(connection: Connection, address: BrokerAddress, seconds: floa
     except Exception as error:
         raise BrokerError("look at", str(address), plain(error)[0]) from None
     state = info.state
-    return Overview(state.messages, state.bytes, groups, [view for view in views if view is not None])
+    return Overview(state.messages, state.bytes, groups, [view for view in views if view is not None], clock)
 
 
 async def _view(

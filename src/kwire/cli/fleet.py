@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from kwire.cli import values
-from kwire.cli.lines import tell
+from kwire.cli.lines import say, tell
 from kwire.cli.network import add_broker_arguments, broker_login
 from kwire.cli.status import OK
 from kwire.errors import KwireError
@@ -165,6 +165,8 @@ async def _status(args: argparse.Namespace, connection: "Connection", address: "
     found = await overview(
         Connection(connection.nc, connection.js, await bucket_of(connection.js, address)), address, SAMPLE
     )
+    if found.clock:
+        say(f"{found.clock}; who is silent is told by this machine's clock")
     if args.json:
         told = found._asdict() | {
             "groups": [one._asdict() for one in found.groups],

@@ -1,13 +1,13 @@
 """What an agent that is nobody reads anew on SIGHUP: a process that has kept its privileges reads it for it,
 and attaches the probes that are new.
 
-Invariants: it is forked before anything is attached or connected to, has no descriptor but its end of a
-socket, reads nothing but that and files, and ends with the agent; each reading is done by a child of it, so
-that what the compiler takes is given back. What it reads is judged there, so that what is wrong is told as
-text and nothing changes; certificates come as files in memory that the agent's user alone may read, probes as
-the descriptors of a trace (`kwire.live.handover`). It believes the agent what it has and whose processes it
-traces, and takes what is attached from the configuration alone. Only one question is under way, and what was
-read is taken whole or not at all.
+Invariants: it is forked before anything is attached or connected to, has no descriptors but its ends of
+sockets to the agent's own processes, reads nothing but these and files, and ends with the agent; each reading
+is done by a child of it, so that what the compiler takes is given back. What it reads is judged there, so
+that what is wrong is told as text and nothing changes; certificates come as files in memory that the agent's
+user alone may read, probes as the descriptors of a trace (`kwire.live.handover`). It believes the agent what
+it has and whose processes it traces, and takes what is attached from the configuration alone. Only one
+question is under way, and what was read is taken whole or not at all.
 
     question  {"user": …, "group": …, "keys": […], "scope": […], "command": …}      the map of tasks
     answer    {"late": […], "certificates": 3, "keys": […], …} NUL the trace        certificates, the trace's
