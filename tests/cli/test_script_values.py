@@ -286,6 +286,35 @@ def test_memory_far_from_other_memory_and_at_odd_places() -> None:
     assert (run.stdout.split("\n\n")[0], run.stderr) == ("(8, 11, 12)\ntrue", "")
 
 
+@pytest.mark.live
+@pytest.mark.native
+def test_texts_far_away_in_a_loop_that_reads() -> None:
+    """The loop is a function of its own, which takes what could not be read from the same memory."""
+    names = [f"$t{number}" for number in range(40)]
+    texts = " ".join(f'{name} = str($p); if ({name} == "q") {{ {name} = comm; }}' for name in names)
+    loop = 'for ($kv : @a) { print(str((uint64)$kv.0)); print($t39); $t38 = "x"; }'
+    body = f"$p = (uint64)8; {texts} @a[8] = 1; {loop} print($t38);"
+    script = f"config = {{ max_strlen = 1024 }} begin {{ {body} }} end {{ clear(@a); }}"
+    run = subprocess.run([*KWIRE, "-q", "-e", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert (run.stdout.strip(), run.stderr) == ("x", "")
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize(
+    "script",
+    [
+        "macro m() { let $s = kstack(2); print(len($s)); } begin { m(); }",
+        "macro m($x) { $x = kstack(2); } begin { $s = kstack(4); m($s); print(len($s)); }",
+        "begin { @a[1] = 1; $s = kstack(3); for ($kv : @a) { print(len($s)); } }",
+    ],
+)
+def test_a_stack_is_not_counted_where_another_one_would_be(script: str) -> None:
+    run = subprocess.run([*KWIRE, "-q", "-e", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert "ERROR: len takes a map with keys, or a stack" in run.stderr
+    assert run.returncode == 1
+
+
 @pytest.mark.parametrize(
     ("script", "told"),
     [

@@ -427,6 +427,29 @@ def test_functions_by_their_names_in_cpp(tmp_path: Path) -> None:
     ]
 
 
+OVERLOADED = r"""
+int whole(int) __asm__("_ZN2ns4overEi");
+long large(long) __asm__("_ZN2ns4overEl");
+__attribute__((noipa)) int whole(int a) { asm volatile(""); return a; }
+__attribute__((noipa)) long large(long a) { asm volatile(""); return a; }
+int main(void) { return whole(1) + (int)large(-1); }
+"""
+
+
+@pytest.mark.native
+@pytest.mark.needs("uprobe")
+def test_functions_whose_names_are_longer_in_cpp_are_keys(tmp_path: Path) -> None:
+    """The map's keys have room for the longest, which is not the longest in the file."""
+    program = tmp_path / "cpp"
+    program.with_suffix(".c").write_text(OVERLOADED)
+    subprocess.run(["gcc", "-O1", "-o", program, program.with_suffix(".c")], check=True)
+    script = f"uprobe:{program}:cpp:ns::over {{ @[func] = count(); }}"
+    command = [sys.executable, "-m", "kwire", "-q", "-e", script, "-c", str(program)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert sorted(filter(None, run.stdout.splitlines())) == ["@[ns::over(int)]: 1", "@[ns::over(long)]: 1"]
+    assert run.stderr == ""
+
+
 def test_a_library_is_found_as_the_loader_finds_it() -> None:
     maps = Path("/proc/self/maps").read_text()
     loaded = {os.path.realpath(line.split()[-1]) for line in maps.splitlines() if "/libc.so" in line}

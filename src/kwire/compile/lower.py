@@ -29,7 +29,20 @@ from kwire.compile.emission import (
     sender,
 )
 from kwire.compile.expressions import CHANGING, ExpressionLowering, Options, pieces
-from kwire.compile.ir import AGES, At, Block, Exit, Function, FunctionRef, Ins, Module, Operand, Slot, Value
+from kwire.compile.ir import (
+    AGES,
+    REACH,
+    At,
+    Block,
+    Exit,
+    Function,
+    FunctionRef,
+    Ins,
+    Module,
+    Operand,
+    Slot,
+    Value,
+)
 from kwire.compile.layout import SLACK, Layout, pad
 from kwire.compile.loops import CALLED_DEEP, WALKED_MOST, is_called
 from kwire.compile.matching import TEXTS, compare, length, match
@@ -702,13 +715,18 @@ class Lower(ExpressionLowering):
             self.block.end, self.block.span = Exit(result), self.span
             self.block = None
         if self.reads:
-            failed = self.function.value()
-            self.prologue[:0] = [
-                Ins("load", failed, [At(memory, at + FAULTS)], 8, self.span),
-                Ins("store", None, [At(self.faults, 0), failed], 8, self.span),
-            ]
+            self.prologue[:0] = self._with_faults_before(memory, at + FAULTS)
         self.unit.loops.insert(0, self.finish(body))
         return set_ if leaves else None
+
+    def _with_faults_before(self, memory: Value | Slot, at: int) -> list[Ins]:
+        """The beginning of a loop's body: what failed before it has failed."""
+        failed, where, found = self.function.value(), At(memory, at), list[Ins]()
+        if not isinstance(memory, Slot) and at >= REACH:
+            address = self.function.value()
+            where, found = At(address, 0), [Ins("add", address, [memory, at], None, self.span)]
+        found.append(Ins("load", failed, [where], 8, self.span))
+        return [*found, Ins("store", None, [At(self.faults, 0), failed], 8, self.span)]
 
     # an event
 

@@ -228,6 +228,10 @@ class Planner:
         """
         targets = self._targets(point)
         longest = [max(targets, key=lambda one: len(str(one))), max(targets, key=lambda one: len(one.name))]
+        if KINDS[point.kind].user:
+            from kwire.demangle import demangled
+
+            longest.append(max(targets, key=lambda one: len(demangled(one.name))))
         for target in dict.fromkeys([*targets[:1], *longest]):
             self._program(lambda site: probe.program(site, self._types), target, point.offset, listed=True)
 

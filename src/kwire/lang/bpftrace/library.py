@@ -15,6 +15,7 @@ from kwire.lang.bpftrace import syntax as s
 from kwire.lang.bpftrace.constants import bytes_constant, constant, text_constant, values_given
 from kwire.lang.bpftrace.maps import declaration, with_keys
 from kwire.lang.errors import TextError
+from kwire.lang.forms import walk
 from kwire.lang.tree import Span
 from kwire.words import article
 
@@ -207,10 +208,7 @@ def memcmp(low: "Lowering", node: s.Call) -> tree.Expr:
 def len_(low: "Lowering", node: s.Call) -> tree.Expr:
     """How many keys a map has: they are counted; how many frames a stack has."""
     [map] = node.arguments
-    stack = map
-    if isinstance(map, s.Var):
-        given = values_given(low, map)
-        stack = given[0] if len(given) == 1 and given[0] is not None else map
+    stack = (_given_once(low, map) or map) if isinstance(map, s.Var) else map
     if isinstance(stack, s.Name | s.Call) and _word(stack) in ("kstack", "ustack"):
         return tree.Call("len", (low.expression(stack),), (), node.span, node.function_span)
     if not isinstance(map, s.Map) or map.key is not None:
@@ -224,6 +222,21 @@ def len_(low: "Lowering", node: s.Call) -> tree.Expr:
     body = (tree.Assign(count, more, span, span),)
     low.pending.append(tree.ForMap(low.declare(""), declaration(low, map), body, span, span, map.span))
     return tree.Name(count, span)
+
+
+def _given_once(low: "Lowering", node: s.Var) -> s.Expr | None:
+    """What a variable holds, where it is given one value in the probe, and stacks are the same all over
+    that: not in macros, nor where one is given a variable, or a loop over a map has frames of its own.
+    """
+    given = values_given(low, node)
+    if len(given) != 1 or low.expanding:
+        return None
+    for one in walk(low.probe.body):
+        given_to = one.arguments if isinstance(one, s.Call) and one.function in low.macros else ()
+        parts = (part for argument in given_to for part in walk(argument))
+        if isinstance(one, s.ForMap) or any(isinstance(part, s.Var) for part in parts):
+            return None
+    return given[0]
 
 
 def _word(node: s.Name | s.Call) -> str:
