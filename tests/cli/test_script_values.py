@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -284,6 +285,32 @@ end { delete(@n); delete(@place); }
 def test_memory_far_from_other_memory_and_at_odd_places() -> None:
     run = subprocess.run([*KWIRE, "-q", "-e", FAR], capture_output=True, text=True, timeout=PATIENCE)
     assert (run.stdout.split("\n\n")[0], run.stderr) == ("(8, 11, 12)\ntrue", "")
+
+
+@pytest.mark.live
+@pytest.mark.native
+@pytest.mark.parametrize("size", ["280", "$n"])
+def test_bytes_of_a_text_end_where_its_memory_ends(size: str) -> None:
+    """What is behind it is of something else, of the kernel's too."""
+    script = f"""begin {{ $n = (uint64)250; @m[1] = "abc"; $a = "xy";
+      printf("%r\\n", buf($a, {size})); printf("%r\\n", buf(@m[1], {size})); printf("%r\\n", buf(@m[1], 2));
+      clear(@m); }}"""
+    run = subprocess.run([*KWIRE, "-q", "-e", script], capture_output=True, text=True, timeout=PATIENCE)
+    first, second, third = run.stdout.split("\n")[:3]
+    assert re.fullmatch(r"xy(\\x00)+", first)
+    assert re.fullmatch(r"abc(\\x00)+", second)
+    assert third == "ab"
+
+
+@pytest.mark.live
+@pytest.mark.native
+def test_what_a_macro_changes_was_read_before_it() -> None:
+    """Also where a function of a map's text stands there."""
+    script = """macro setit() { @s = "ccc"; 1 }
+      begin { @s = "longer"; printf("%d %d %d\\n", strlen(@s), setit(), strlen(@s));
+      @s = "a"; $x = strlen(@s) + setit(); print($x); clear(@s); }"""
+    run = subprocess.run([*KWIRE, "-q", "-e", script], capture_output=True, text=True, timeout=PATIENCE)
+    assert run.stdout.split("\n")[:2] == ["6 1 3", "2"]
 
 
 @pytest.mark.live

@@ -31,7 +31,7 @@ DENSE: Final = {
     "overlapping_tails": 60_000,
     "overlapping_escapes": 60_000,
 }
-MEMORY: Final = 256 << 20  # bytes beyond those of a small capture
+MEMORY: Final = 160 << 20  # bytes beyond those of a small capture
 WORK: Final = 3_000_000  # turns of a loop, to which processor time is compared …
 BYTES: Final = 4_000  # … so many bytes may cost as much: a kilobyte costs less than a twentieth of a second
 CEILING: Final = 3 << 30  # bytes of addresses: beyond it a verb ends, and says so

@@ -388,10 +388,13 @@ int whole(int) __asm__("_Z4overi");
 int text(const char *) __asm__("_Z4overPKc");
 int copy(int) __asm__("_ZN2ns3BoxIlE4takeEi.isra.0");
 int element(int) __asm__("_ZN2ns3BoxIlEixEi");
+int begin(int) __asm__("_ZN2ns1AC1Ei");
+int base(int) __asm__("_ZN2ns1AC2Ei") __attribute__((alias("_ZN2ns1AC1Ei")));
 __attribute__((noipa)) int whole(int a) { asm volatile(""); return a; }
 __attribute__((noipa)) int text(const char *a) { asm volatile(""); return a[0]; }
 __attribute__((noipa)) int copy(int a) { asm volatile(""); return a; }
 __attribute__((noipa)) int element(int a) { asm volatile(""); return a; }
+__attribute__((noipa)) int begin(int a) { asm volatile(""); return a; }
 int main(void) { return whole(1) + text("") + copy(-1) + element(0); }
 """
 
@@ -411,7 +414,8 @@ def test_functions_by_their_names_in_cpp(tmp_path: Path) -> None:
     assert named("over(char const*)") == ["_Z4overPKc"]
     assert named("ns::Box<long>::take") == ["_ZN2ns3BoxIlE4takeEi.isra.0"]
     assert named("ns::Box<long>::operator[]") == ["_ZN2ns3BoxIlEixEi"]
-    assert named("ns::*") == ["_ZN2ns3BoxIlE4takeEi.isra.0", "_ZN2ns3BoxIlEixEi"]
+    assert named("ns::A::A") == ["_ZN2ns1AC1Ei"]  # which is there twice
+    assert named("ns::Box*") == ["_ZN2ns3BoxIlE4takeEi.isra.0", "_ZN2ns3BoxIlEixEi"]
     with pytest.raises(KwireError, match=r"it has no such function of C\+\+"):
         named("ove")
     with pytest.raises(KwireError, match=r"no such function; did you mean cpp:over\?"):

@@ -311,16 +311,15 @@ def _named_in_cpp(file: Binary, name: str) -> dict[str, list[Symbol]]:
     from kwire.demangle import demangled
 
     wanted = "".join({"*": ".*", "?": "."}.get(one) or re.escape(one) for one in "".join(name.split()))
-    matches = re.compile(rf"{wanted}(?:\(.*)?$").match
+    matches = re.compile(rf"{wanted}(?:\[abi:\w+\])*(?:\(.*)?$").match
     found: dict[str, list[Symbol]] = {}
-    for mangled, symbols in file.functions.items():
-        shown = demangled(mangled)
-        if (
-            shown != mangled
-            and matches("".join(shown.split()))
-            and (own := [one for one in symbols if one.kind == "func"])
-        ):
+    places: set[tuple[int, ...]] = set()  # constructors have several names where they are
+    for mangled, symbols in sorted(file.functions.items()):
+        shown, own = demangled(mangled), [one for one in symbols if one.kind == "func"]
+        at = tuple(sorted(one.address for one in own))
+        if own and shown != mangled and at not in places and matches("".join(shown.split())):
             found[mangled] = own
+            places.add(at)
     return found
 
 

@@ -6,7 +6,7 @@
 
 from collections.abc import Callable
 
-from kwire.hints import TYPE_CHECKING
+from kwire.hints import TYPE_CHECKING, Final
 from kwire.kinds import KINDS
 from kwire.lang import builtins, tree, values
 from kwire.lang import checked as c
@@ -167,14 +167,28 @@ def _str(call: Arguments) -> Value:
     return c.ReadText(place, t.Text(limit, place.space, exact), call.span)
 
 
+OWN: Final = (c.MapPlace, c.TextPlace, c.EachKey, c.EachValue)
+"""Bases of places in the program's own memory: what is behind them is of something else."""
+
+
 def _bytes(call: Arguments) -> Value:
-    place = _pointed(call.checker.in_memory(call.values[0]), call.span, "bytes", call.checker.space)
+    value = call.checker.in_memory(call.values[0])
+    place = _pointed(value, call.span, "bytes", call.checker.space)
     length = values.integer(call.values[1])
     limit = builtins.BYTES_LIMIT
     if isinstance(length, c.Const):
         limit = limit_of(length, "bytes")
     if len(call.values) > 2:
         limit = limit_of(call.values[2], "bytes")
+    if isinstance(value, c.ReadText | c.ReadBlock) and isinstance(place.base, OWN):
+        size = (
+            (value.fixed or value.type.limit + 1) if isinstance(value, c.ReadText) else t.size_of(value.type)
+        )
+        room = c.Const(size, t.U64, call.span)
+        if isinstance(length, c.Const):
+            length = length.replace(value=min(length.value, room.value))
+        else:
+            length = values.integer(_extreme(call._replace(name="min", values=(length, room))))
     return c.ReadBytes(place, length, t.Bytes(limit, place.space), call.span)
 
 

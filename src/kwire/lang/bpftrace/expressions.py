@@ -310,7 +310,10 @@ def _binary(low: "Lowering", node: s.Binary) -> tree.Expr:
         assert isinstance(made, tree.Logic)
         operands = tuple(_truth(one) for one in made.operands)
         return made.replace(operands=operands)
-    left, right = low.expression(node.left), low.expression(node.right)
+    left, done = low.expression(node.left), len(low.pending)
+    right = low.expression(node.right)
+    if len(low.pending) > done:
+        left = low.frozen(left, done)
     if node.op in COMPARISONS:
         return tree.Compare(left, ((COMPARISONS[node.op], right),), node.span)
     if node.op in ("/", "%") and low.hoisting and constant(low, node.right) is None:

@@ -10,6 +10,7 @@ that take this state: `statements`, `expressions`, `functions`, `builtins`, `mac
 from collections.abc import Callable, Mapping, Set
 from itertools import zip_longest
 
+from kwire.hints import Final
 from kwire.lang import tree
 from kwire.lang.bpftrace import output
 from kwire.lang.bpftrace import syntax as s
@@ -46,6 +47,10 @@ class Surroundings(NamedTuple):
     wall: int = 0
     environment: Mapping[str, str] = {}
     unsafe: bool = False
+
+
+NUMBERS: Final = (tree.Binary, tree.Compare, tree.Logic, tree.Match, tree.Unary, tree.HasKey)
+"""Expressions that are numbers, whatever is in them."""
 
 
 class Lowering:
@@ -163,9 +168,11 @@ class Lowering:
         """A value as it is before what is done (`pending`) from `at` on; `value` as it is where nothing of
         that can change it.
         """
-        if not any(isinstance(one, tree.Element | tree.Name) for one in walk(value)) or any(
-            isinstance(one, tree.Call) and one.function != "deref" for one in walk(value)
-        ):
+        number = isinstance(value, NUMBERS) or (isinstance(value, tree.Call) and value.function == "len")
+        called = any(isinstance(one, tree.Call) and one.function != "deref" for one in walk(value))
+        if called and not number:  # it may be bytes, or a stack, which no variable keeps as they are
+            return value
+        if not any(isinstance(one, tree.Element | tree.Name) for one in walk(value)):
             return value
         kept = self.declare("")
         self.pending.insert(at, tree.Assign(kept, value, value.span, value.span))
