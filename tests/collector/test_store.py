@@ -74,7 +74,10 @@ def numbers(*paths: str) -> list[int]:
     return [number for path in paths for _, number, _ in read(path)]
 
 
-OPEN = "no closing statistics of its probes: the recorder was killed, or is still recording"
+OPEN = (
+    "no closing statistics of its probes: the recorder was killed, or is still recording, "
+    "or a tool that leaves them out (editcap, mergecap) wrote the file"
+)
 
 
 def sound(*paths: str, ended: bool = True) -> tuple[int, int]:

@@ -40,6 +40,10 @@ MAX_INTERFACES: Final = 1 << 17  # of all sections
 START: Final = 16  # bytes by which a file that is no capture is known
 TEXT: Final = 4096  # characters kept of a name
 PORTS: Final = "look elsewhere with --port N or --any-port"  # the cure where no frame was found
+UNFINISHED: Final = (  # of a file without closing statistics
+    "recorder was killed, or is still recording, "
+    "or a tool that leaves them out (editcap, mergecap) wrote the file"
+)
 ALIKE: Final = 256  # bytes of an interface block that is held against the next
 TOO_LONG: Final = "PACKET_TOO_LONG"  # the error of a packet that is not looked into
 TIMES: Final = (pcapng.StatisticsOption.START, pcapng.StatisticsOption.END)

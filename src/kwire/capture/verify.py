@@ -17,7 +17,7 @@ from kwire.capture.accounts import Totals
 from kwire.capture.event_counts import Row, Sums
 from kwire.capture.output import CaptureError
 from kwire.capture.pcapng import StatisticsOption
-from kwire.capture.reader import PORTS, Capture, Section
+from kwire.capture.reader import PORTS, UNFINISHED, Capture, Section
 from kwire.capture.removed import Ledger, Range, in_words, without
 from kwire.capture.shared import Share, SharedPart, prove, read_part
 from kwire.wire.frames import Frames
@@ -335,7 +335,7 @@ def _balances(count: _Count, problems: list[str], session: str, *, cut: bool) ->
             )
     if without and not cut and not session:
         which = "its probes" if without == len(section.schemas) else f"{without} of its probes"
-        problems.append(f"no closing statistics of {which}: the recorder was killed, or is still recording")
+        problems.append(f"no closing statistics of {which}: the {UNFINISHED}")
     if count.strangers:
         of = f"{session}: " if session else ""
         problems.append(f"{of}{are(count.strangers, 'event')} of probes that the file does not describe")

@@ -11,7 +11,7 @@ from kwire.analyze.selection import Selection
 from kwire.analyze.source import Source, UnforeseenError
 from kwire.analyze.time_parsing import moment
 from kwire.capture.accounts import Totals
-from kwire.capture.reader import PORTS
+from kwire.capture.reader import PORTS, UNFINISHED
 from kwire.cli.lines import say
 from kwire.cli.status import NOT_WHOLE, OK
 from kwire.cli.zone import add_utc
@@ -223,7 +223,7 @@ def notes(
         say(f"{name}: {found.barren}; {PORTS}")
     if not (found.problem or found.ended or stopped or made or packets):
         cut = "it does not hold every session from its beginning to its end"
-        killed = "it has no closing statistics: its recorder was killed, or is still recording"
+        killed = f"it has no closing statistics: its {UNFINISHED}"
         say(f"{name}: {cut if found.sessions else killed}")
     return NOT_WHOLE if wrong else OK
 
