@@ -421,13 +421,14 @@ class Fleet:
         }
 
     def _closed(self) -> bool:
-        """Whether each collector has said of each session that it shares that it has ended."""
+        """Whether each collector has told its group of each session it shares that its capture has ended:
+        what it prints may be lost with it.
+        """
         try:
             claims = self.claims()
         except Exception:  # the bucket was read while it changed
             return False
-        said = sum(path.read_text().count(" has ended: ") for path in self.folder.glob("collector*.err"))
-        return said >= sum(len(one.collectors) for its in claims.values() for one in its.values())
+        return all(one.ended.issuperset(one.collectors) for its in claims.values() for one in its.values())
 
     def state(self) -> str:
         """What the broker says of itself, and all others, where nothing moves."""

@@ -16,6 +16,9 @@ from brokers import Server, ask, free_ports, init, messages, needed
 from fault_judge import look_into
 from waiting import until
 
+from kwire.broker.claims import Claims
+from kwire.broker.client import Connection
+from kwire.broker.names import BUCKET
 from kwire.cli.main import main
 
 SCENARIOS = Path(__file__).with_name("fleet_scenarios.py")
@@ -147,6 +150,34 @@ def agent(url: str, seconds: str = "0.5", name: str = "web1") -> int:
     )
     assert done.returncode == 0, done.stderr
     return int(done.stdout.splitlines()[-1])
+
+
+def test_a_collector_that_was_killed_before_it_said_that_its_capture_has_ended_says_so(
+    server: Server, tmp_path: Path
+) -> None:
+    """The group knows then that nobody needs the session any more."""
+    patch = (
+        "import os, signal\n"
+        "from kwire.collector.intake import Intake\n"
+        "async def die(self, connection, each):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "Intake._say_ended = die\n"
+    )
+    produced = agent(server.url)
+    fleet = Fleet(tmp_path, server.url)
+    assert fleet.collect(patch=patch).wait() == -signal.SIGKILL
+
+    async def spent(nc: Any, js: Any) -> bool:
+        connection = Connection(nc, js, await js.key_value(BUCKET))
+        [key] = [one for one in await connection.keys() if one.startswith("claims.")]
+        return Claims.read((await connection.get(key))[0]).spent
+
+    assert not ask(server.url, spent)
+    with fleet.collect() as job:
+        until(lambda: ask(server.url, spent))
+        job.send_signal(signal.SIGINT)
+        job.communicate()
+    assert fleet.verify()["files"][0]["stored"] == produced
 
 
 def test_a_collector_that_looks_at_a_session_when_its_connection_ends_takes_it_up_again(
