@@ -127,7 +127,8 @@ def test_a_mark_in_the_place_of_the_brokers_clock_is_removed(server: Server) -> 
         await js.publish(f"$KV.{BUCKET}.{CLEANED}", b"", headers=mark)
 
     ask(server.url, delete)
-    assert kwire("fleet", "status", server.url).returncode == 0
+    shown = kwire("fleet", "status", server.url)
+    assert (shown.returncode, shown.stderr) == (0, "")
 
 
 def test_who_may_only_read_is_told_by_which_clock(tmp_path: Path) -> None:

@@ -678,6 +678,16 @@ def test_agents_that_listen_are_asked_for_their_traces(site: Site) -> None:
     listener.close()
 
 
+def test_an_agent_that_was_never_reached_has_no_trace_to_wait_for(site: Site) -> None:
+    """Its session is there, for when it comes."""
+    site.open()
+    session = site.collector.fetch(Address("unix", path=str(site.path / "nobody")))
+    assert session in site.collector.collected_sessions
+    site.collector.end_traces()
+    assert not site.collector.has_traces()
+    site.close()
+
+
 def test_a_collector_that_comes_back_to_a_listening_agent_asks_for_no_second_trace(site: Site) -> None:
     site.open()
     source = Answering("web1")
